@@ -1,0 +1,207 @@
+"""The types that flow between stages: small, frozen, made of the standard library only.
+
+A record holds strings, numbers, tuples and other records; never a path, a tensor or a set.
+A record with an `artifact` is a promise that its files are on disk: it is made only after
+their manifest is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def setting(
+    default: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[Any, ...] = (),
+    plugin: str = "",
+    runtime: bool = False,
+) -> Any:
+    """A field of a settings dataclass that can be given in an experiment file.
+
+    minimum, maximum  inclusive bounds, refused outside.
+    choices           the allowed values.
+    plugin            the value names a file under this folder of `tasks` (its code enters the key).
+    runtime           the value cannot change a result (a device, a batch size): not in the key.
+    """
+    metadata = {
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "plugin": plugin,
+        "runtime": runtime,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A sealed folder `<home>/artifacts/<stage>/<key>`; `content` is the digest of its files."""
+
+    stage: str
+    key: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the network whose activation is read: `residual` is the stream after block `layer`."""
+
+    layer: int
+    part: str = "residual"
+
+    @property
+    def name(self) -> str:
+        """Column and file name, e.g. `residual_1`."""
+        return f"{self.part}_{self.layer}"
+
+
+@dataclass(frozen=True)
+class World:
+    """Entities and the questions about them: `entities.parquet`, `questions.parquet`."""
+
+    artifact: Artifact
+    source: str
+    entities: int
+    questions: int
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A causal language model: in an artifact's folder, on a hub (id and revision) or in a local folder.
+
+    `revision` is a commit for a hub model and the digest of the files for a local folder.
+    """
+
+    source: str
+    """`artifact`, `hub` or `folder`."""
+    location: str
+    """Folder inside the artifact, hub id, or absolute folder."""
+    revision: str = ""
+    artifact: Artifact | None = None
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """The base model that knows the world, and its gold twin that never saw the candidate targets."""
+
+    artifact: Artifact
+    base: ModelRef
+    gold: ModelRef
+    known_recall: float
+    """Exact match of the base model on held-out templates of known entities [0, 1]."""
+    never_seen_recall: float
+    gold_target_recall: float
+
+
+@dataclass(frozen=True)
+class EntitySet:
+    """Which entities the model knows, by asking it: `entities.parquet`."""
+
+    artifact: Artifact
+    known: int
+    unknown: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class ForgetSet:
+    """Who is to be forgotten and the part every other entity plays: `roles.parquet`."""
+
+    artifact: Artifact
+    targets: tuple[str, ...]
+    """Names, as asked for."""
+
+
+@dataclass(frozen=True)
+class ActivationRef:
+    """Activations at the entity's tokens and after: Parquet shards, one column a site."""
+
+    artifact: Artifact
+    sites: tuple[Site, ...]
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True)
+class SaeRef:
+    """One sparse autoencoder a site, in sae-lens' format, in the folder `<site.name>/`."""
+
+    artifact: Artifact
+    sites: tuple[Site, ...]
+    latents: int
+
+
+@dataclass(frozen=True)
+class LatentStats:
+    """Firing statistics of every latent per group: `statistics.parquet`, `active.parquet` (sparse)."""
+
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class LatentSelection:
+    """Which latents stand for known and for unknown: `selection.parquet`."""
+
+    artifact: Artifact
+    known: int
+    unknown: int
+
+
+@dataclass(frozen=True)
+class UnlearnedModel:
+    """What alignment made: the model, and `training.parquet`, its loss curve."""
+
+    artifact: Artifact
+    model: ModelRef
+    method: str
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What one model said and thought on every question, per example, so that scores need no model."""
+
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of the evaluation, with its interval, direction and failure state."""
+
+    metric: str
+    split: str
+    value: float
+    low: float
+    high: float
+    count: int
+    better: str
+    """`lower`, `higher`, or `toward <reference>`."""
+    state: str = "ok"
+    """`ok`, `degenerate`, `missing_reference` or `saturated`."""
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """The scores of one unlearned model beside base and gold: `scores.parquet`."""
+
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page a person reads: `report.html` and `figures/*.png`."""
+
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """Where the run stands in MLflow."""
+
+    artifact: Artifact
+    run_id: str
+    experiment: str
+    model_version: str

@@ -1,0 +1,1 @@
+"""What is done: pure science, with one Prefect door per stage."""
