@@ -1,0 +1,1 @@
+"""What any stage may do with a network."""

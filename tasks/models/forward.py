@@ -1,0 +1,277 @@
+"""Running a network and reading what is inside: every hook of the project lives here.
+
+`Site(layer, "residual")` is the stream *after* block `layer`; `mlp` and `attention` are what the block adds to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from storage.records import Site, UsageError
+from tasks.models.load import LoadedModel
+from tasks.models.plan import Batch, Plan, plan_buckets, plan_trie
+
+logger = logging.getLogger("sae_unlearn")
+
+PARTS = ("residual", "mlp", "attention")
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Largest relative error at which an ancestor mask counts as working; a mask that is ignored gives errors of order 1."""
+
+_verdicts: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+class _Enough(Exception):
+    """Raised after the last wanted block, to leave the forward pass there."""
+
+
+def all_residuals(loaded: LoadedModel) -> tuple[Site, ...]:
+    """The residual stream after every block."""
+    return tuple(Site(layer) for layer in range(len(loaded.blocks)))
+
+
+def module_at(loaded: LoadedModel, site: Site) -> nn.Module:
+    """The module whose output is the site.
+
+    Raises: UsageError for a layer or a part the model does not have.
+    """
+    blocks = loaded.blocks
+    if not 0 <= site.layer < len(blocks):
+        raise UsageError(f"site {site.name} is out of range: the model has layers 0 to {len(blocks) - 1}")
+    if site.part not in PARTS:
+        raise UsageError(f"site part {site.part!r} is not known; expected one of {', '.join(PARTS)}")
+    block = blocks[site.layer]
+    if site.part == "residual":
+        return block
+    return block.get_submodule(loaded.family.mlp_output if site.part == "mlp" else loaded.family.attention_output)
+
+
+@contextmanager
+def captured(loaded: LoadedModel, sites: Sequence[Site]) -> Iterator[dict[Site, Float[Tensor, "B T D"]]]:
+    """Collect the sites of the forward pass made inside, gradients kept; a second pass replaces the first.
+
+    Raises: RuntimeError when a site was never reached (a block that returns something unknown does so silently).
+    """
+    states: dict[Site, Tensor] = {}
+    handles = []
+    try:
+        for site in dict.fromkeys(sites):
+
+            def keep(_module: nn.Module, _inputs: Any, output: Any, site: Site = site) -> None:
+                states[site] = _tensor(output)
+
+            handles.append(module_at(loaded, site).register_forward_hook(keep))
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+    silent = [site.name for site in sites if site not in states]
+    if silent:
+        raise RuntimeError(f"the hooks of {', '.join(silent)} never fired: was the model run inside `captured`?")
+
+
+@contextmanager
+def edited(loaded: LoadedModel, site: Site, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace the site's value by `change(value)` in every forward pass made inside; value is `B T D`."""
+
+    def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        value = change(_tensor(output))
+        return (value, *output[1:]) if isinstance(output, tuple) else value
+
+    handle = module_at(loaded, site).register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def run_decoder(
+    loaded: LoadedModel,
+    tokens: Int[Tensor, "B T"],
+    mask: Tensor | None = None,
+    positions: Int[Tensor, "B T"] | None = None,
+    *,
+    sites: Sequence[Site] = (),
+    until: int | None = None,
+    **more: Any,
+) -> tuple[dict[Site, Float[Tensor, "B T D"]], Any]:
+    """One pass of the decoder: the sites, and its output (None when it was left early); gradients are kept.
+
+    mask       None (plain causal), `B T` with 1 at real tokens, or `B 1 T T` added to the attention scores.
+    until      leave after this block.
+    """
+    arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": False} | more
+    if positions is not None:
+        arguments["position_ids"] = positions
+    output = None
+    with captured(loaded, sites) as states:
+        # Registered last, so that it fires after the hooks of `captured` on the same block.
+        handle = None if until is None else loaded.blocks[until].register_forward_hook(_leave)
+        try:
+            output = loaded.decoder(**arguments)
+        except _Enough:
+            pass
+        finally:
+            if handle is not None:
+                handle.remove()
+    return states, output
+
+
+def logits_of(loaded: LoadedModel, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+    """The logits of states after the final norm, soft-capped where the model does so.
+
+    Raises: UsageError for a model that was loaded without its head.
+    """
+    head = loaded.model.get_output_embeddings()
+    if head is None:
+        raise UsageError("the model was loaded without its head (blocks was given); load it whole to get predictions")
+    logits = head(hidden)
+    cap = getattr(loaded.config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+@torch.no_grad()
+def read_sites(
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    wanted: Sequence[Sequence[int]],
+    sites: Sequence[Site],
+    *,
+    budget: int = 2048,
+) -> dict[Site, Float[Tensor, "N D"]]:
+    """The sites at the wanted positions, rows in the order of (sequence, wanted position), float32, on the device.
+
+    All sites are read in one pass, which ends after the last block that is wanted; equal beginnings are run once.
+
+    budget  tokens in a batch, about; it changes nothing but speed and memory.
+    """
+    for site in sites:
+        module_at(loaded, site)
+    if not sites:
+        return {}
+    plan = plan_for(loaded, sequences, wanted, budget=budget)
+    until = max(site.layer for site in sites)
+    found = {
+        site: torch.empty(plan.items, loaded.width, dtype=torch.float32, device=loaded.device)
+        for site in dict.fromkeys(sites)
+    }
+    for batch in plan.batches:
+        states, _ = run_batch(loaded, batch, plan.trie, sites=sites, until=until)
+        item, row, node = (torch.from_numpy(each).to(loaded.device) for each in (batch.item, batch.row, batch.node))
+        for site, state in states.items():
+            found[site][item] = state[row, node].float()
+    return found
+
+
+@torch.no_grad()
+def next_token_log_probabilities(
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    *,
+    budget: int = 2048,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "N V"]:
+    """Log-probability of every next token after each sequence, in nats, on the device."""
+    plan = plan_for(loaded, sequences, [[len(sequence) - 1] for sequence in sequences], budget=budget)
+    found = torch.empty(plan.items, loaded.vocabulary, dtype=dtype, device=loaded.device)
+    for batch in plan.batches:
+        hidden, which = final_states(loaded, batch, plan.trie)
+        found[torch.from_numpy(batch.item).to(loaded.device)] = logits_of(loaded, hidden).float().log_softmax(-1)[
+            which
+        ].to(dtype)
+    return found
+
+
+def plan_for(
+    loaded: LoadedModel, sequences: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]], *, budget: int
+) -> Plan:
+    """The cheapest plan that is exact for this model: the prefix tree, or distinct sequences of one length."""
+    longest = max((len(sequence) for sequence in sequences), default=0)
+    window = getattr(loaded.config, "sliding_window", None)
+    if (window is None or longest <= window) and takes_ancestor_mask(loaded):
+        return plan_trie(sequences, wanted, budget=budget)
+    return plan_buckets(sequences, wanted, budget=budget)
+
+
+def run_batch(
+    loaded: LoadedModel, batch: Batch, trie: bool, *, sites: Sequence[Site] = (), until: int | None = None, **more: Any
+) -> tuple[dict[Site, Float[Tensor, "R T D"]], Any]:
+    """`run_decoder` on the rows of a plan."""
+    tokens = torch.from_numpy(batch.tokens).to(loaded.device)
+    if not trie:
+        return run_decoder(loaded, tokens, sites=sites, until=until, **more)
+    end = torch.from_numpy(batch.end).to(loaded.device)
+    depth = torch.from_numpy(batch.depth).to(loaded.device)
+    return run_decoder(loaded, tokens, _scores(loaded, end), depth, sites=sites, until=until, **more)
+
+
+def final_states(loaded: LoadedModel, batch: Batch, trie: bool) -> tuple[Float[Tensor, "u D"], Int[Tensor, " n"]]:
+    """States after the final norm at the distinct wanted nodes, and which of them each wanted item is."""
+    _, output = run_batch(loaded, batch, trie)
+    nodes, which = np.unique(batch.row * batch.tokens.shape[1] + batch.node, return_inverse=True)
+    hidden = output[0].flatten(0, 1)[torch.from_numpy(nodes).to(loaded.device)]
+    return hidden, torch.from_numpy(which).to(loaded.device)
+
+
+def takes_ancestor_mask(loaded: LoadedModel) -> bool:
+    """Whether trees give the states of plain sequences in this model: tried once a model, on a few tokens."""
+    model = loaded.model
+    if model not in _verdicts:
+        _verdicts[model] = loaded.family.ancestor_mask and _mask_works(loaded)
+        if not _verdicts[model]:
+            logger.warning(
+                "%s does not take an ancestor mask: equal beginnings of prompts are computed anew, which is slower",
+                type(model).__name__,
+            )
+    return _verdicts[model]
+
+
+@torch.no_grad()
+def _mask_works(loaded: LoadedModel) -> bool:
+    """Compare four short sequences that branch twice, run as a tree and run plainly."""
+    random = np.random.default_rng(0)
+    ids = random.integers(0, loaded.vocabulary, size=(4, 6))
+    ids[:, :2] = ids[0, :2]
+    ids[1, :4], ids[3, :4] = ids[0, :4], ids[2, :4]
+    site = Site(len(loaded.blocks) - 1)
+    plan = plan_trie(ids.tolist(), [list(range(6))] * 4)
+    try:
+        plain = run_decoder(loaded, torch.from_numpy(ids).to(loaded.device), sites=[site])[0][site].flatten(0, 1)
+        (batch,) = plan.batches
+        tree = run_batch(loaded, batch, True, sites=[site])[0][site]
+    except (ValueError, RuntimeError, TypeError) as error:
+        logger.warning("the ancestor mask was refused: %s", str(error).splitlines()[0] if str(error) else error)
+        return False
+    row, node = torch.from_numpy(batch.row), torch.from_numpy(batch.node)
+    found = tree[row, node].float()
+    expected = plain[torch.from_numpy(batch.item)].float()
+    error_ = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    return bool((error_ < TOLERANCE.get(plain.dtype, 1e-3)).all())
+
+
+def _scores(loaded: LoadedModel, end: Int[Tensor, "R T"]) -> Float[Tensor, "R 1 T T"]:
+    """The ancestor mask as numbers added to the attention scores; see `plan.ancestor_mask`."""
+    index = torch.arange(end.shape[1], device=end.device)
+    seen: Bool[Tensor, "R T T"] = (index <= index[:, None]) & (index[:, None] < end[:, None, :])
+    dtype = next(loaded.model.parameters()).dtype
+    return torch.zeros(seen.shape, dtype=dtype, device=end.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def _tensor(output: Any) -> Tensor:
+    """The state in a module's output, which is a tensor or a tuple that begins with it."""
+    value = output[0] if isinstance(output, (tuple, list)) else output
+    if not isinstance(value, Tensor):
+        raise TypeError(f"a hook found {type(value).__name__} where a tensor, or a tuple that begins with one, was due")
+    return value
+
+
+def _leave(*_: Any) -> None:
+    raise _Enough

@@ -1,0 +1,193 @@
+"""A causal language model, read from a folder or a hub, with what the rest needs to know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from storage.records import UsageError
+from tasks.models.families import Family, decoder_of, family_of_type
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A network in evaluation mode, its tokenizer and its family."""
+
+    model: Any
+    """A transformers model; without a head when it was cut to its lower blocks."""
+    tokenizer: Any
+    family: Family
+    device: torch.device
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The text decoder: embeddings, blocks and final norm."""
+        return decoder_of(self.model, self.family)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder blocks, lowest first."""
+        blocks = getattr(self.decoder, self.family.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        return blocks
+
+    @property
+    def embeddings(self) -> nn.Module:
+        """The token embeddings."""
+        return self.decoder.get_submodule(self.family.embeddings)
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the text part."""
+        return self.model.config.get_text_config()
+
+    @property
+    def width(self) -> int:
+        """D, the width of the residual stream."""
+        return int(self.config.hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of logits."""
+        return int(self.config.vocab_size)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Token ids that end a sequence: the tokenizer's, then those of the generation settings."""
+        generation = getattr(self.model, "generation_config", None)
+        listed = getattr(generation, "eos_token_id", None)
+        ids = [getattr(self.tokenizer, "eos_token_id", None)]
+        ids += listed if isinstance(listed, (list, tuple)) else [listed]
+        return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` (the accelerator when there is one), `cpu` or `cuda`.
+
+    Raises: UsageError for another name, or for `cuda` where there is none.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not known; expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device 'cuda' was asked for and torch finds none; use device = 'auto' or 'cpu'")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def load_model(
+    location: str | Path,
+    *,
+    revision: str = "",
+    device: str = "cpu",
+    dtype: str = "float32",
+    blocks: int | None = None,
+) -> LoadedModel:
+    """Read a model from a folder in Hugging Face format, or by its hub id.
+
+    revision  commit of a hub model; empty for a folder.
+    blocks    keep this many of the lowest blocks and no head: enough to read sites below them.
+    Only safetensors are read and no code that comes with a model is run.
+
+    Raises: UsageError for a folder without a model, a model that cannot be fetched or read, or one whose weights
+    are incomplete (transformers would fill the gap with random numbers).
+    """
+    target = pick_device(device)
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is not known; expected one of {', '.join(DTYPES)}")
+    if dtype == "float16" and target.type == "cpu":
+        raise UsageError("dtype 'float16' computes several times slower than float32 on a CPU; use float32 or bfloat16")
+    source = _source(location)
+    common: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    with _quiet(), _explained(source):
+        config = AutoConfig.from_pretrained(source, **common)
+        text = config.get_text_config()
+        family = family_of_type(str(text.model_type))
+        if blocks is not None:
+            _cut(text, blocks)
+        kind = AutoModelForCausalLM if blocks is None else AutoModel
+        model, report = kind.from_pretrained(
+            source,
+            config=config,
+            dtype=DTYPES[dtype],
+            attn_implementation=family.attention,
+            use_safetensors=True,
+            output_loading_info=True,
+            **common,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise UsageError(
+            f"the weights of {source} lack {len(missing)} tensors of {type(model).__name__}, such as {missing[0]}; "
+            "give a folder with a complete model"
+        )
+    return LoadedModel(model.to(target).eval(), tokenizer, family, target)
+
+
+def _source(location: str | Path) -> str:
+    """The location as transformers wants it, checked where it is a folder."""
+    folder = Path(location).expanduser()
+    looks_like_path = isinstance(location, Path) or str(location).startswith((".", "/", "~"))
+    if not folder.exists() and not looks_like_path:
+        return str(location)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; give a folder in Hugging Face format or a hub id")
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} holds no config.json; give a folder in Hugging Face format")
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(f"{folder} holds no *.safetensors; save the model with safe serialisation, pickles are not read")
+    return str(folder)
+
+
+def _cut(text_config: Any, blocks: int) -> None:
+    """Have the model built with its lowest blocks only."""
+    total = int(text_config.num_hidden_layers)
+    if not 1 <= blocks <= total:
+        raise UsageError(f"blocks = {blocks} is out of range; the model has {total}, give 1 to {total}")
+    layer_types = getattr(text_config, "layer_types", None)
+    text_config.num_hidden_layers = blocks
+    if layer_types:
+        text_config.layer_types = list(layer_types)[:blocks]
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turn the libraries' errors into one line that says what to do."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if Path(source).is_dir():
+            raise UsageError(f"the model in {source} cannot be read ({first}); check its config.json and weights") from error
+        raise UsageError(
+            f"the model {source!r} is neither a folder nor to be had from the hub ({first}); "
+            "check the name and the network, or give a local folder"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no report of the upper blocks that were left out on purpose."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
