@@ -7,8 +7,13 @@ their manifest is.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
+
+
+class UsageError(ValueError):
+    """Something the user gave is wrong; the message is one line: what, expected, given, remedy."""
 
 
 def setting(
@@ -205,3 +210,34 @@ class TrackedRun:
     run_id: str
     experiment: str
     model_version: str
+
+
+def to_document(value: Any) -> Any:
+    """A record as JSON that names every class, for `from_document` to read back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {entry.name: to_document(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+        return {"record": type(value).__name__, **fields}
+    if isinstance(value, tuple):
+        return [to_document(item) for item in value]
+    return value
+
+
+def from_document(document: Any) -> Any:
+    """The record that `to_document` wrote; lists come back as tuples."""
+    if isinstance(document, dict):
+        fields = {name: from_document(item) for name, item in document.items() if name != "record"}
+        return globals()[document["record"]](**fields)
+    if isinstance(document, list):
+        return tuple(from_document(item) for item in document)
+    return document
+
+
+def artifacts_in(value: Any) -> list[Artifact]:
+    """Every artifact that a record refers to, itself included."""
+    if isinstance(value, Artifact):
+        return [value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [found for entry in dataclasses.fields(value) for found in artifacts_in(getattr(value, entry.name))]
+    if isinstance(value, tuple):
+        return [found for item in value for found in artifacts_in(item)]
+    return []

@@ -38,5 +38,7 @@ def configure_environment() -> None:
     Must run before Prefect is imported: it reads its settings once.
     """
     os.environ.setdefault("PREFECT_HOME", str(home() / "prefect"))
+    # Prefect does not make the parents of its home, and its server then times out without a reason.
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     for name, value in EMBEDDED.items():
         os.environ.setdefault(name, value)

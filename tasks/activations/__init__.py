@@ -1,0 +1,1 @@
+"""What the model thinks when it reads of an entity."""

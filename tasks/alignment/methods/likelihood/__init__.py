@@ -1,0 +1,1 @@
+"""Methods that lower the likelihood of the answer."""

@@ -1,0 +1,1 @@
+"""Methods that treat the true answer as dispreferred."""

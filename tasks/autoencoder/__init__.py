@@ -1,0 +1,1 @@
+"""Train sparse autoencoders on stored activations."""

@@ -1,0 +1,1 @@
+"""Who is to be forgotten, and who must not be."""

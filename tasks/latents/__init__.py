@@ -1,0 +1,1 @@
+"""Which latents carry knownness."""
