@@ -145,11 +145,10 @@ def _read(
     deviation = (square - mean.square()).clamp(min=0).sqrt()
     top = logits.argmax(-1)[which]
     at = target.clamp(min=0)
-    own = logits[which, at]
     hit = torch.where(target >= 0, top == target, torch.isin(top, ends))
-    rows = logits[which]
-    above = (rows > own[:, None]).sum(-1)
-    equal = (rows == own[:, None]).sum(-1)
-    rank = 1 + above + (equal - 1) / 2
-    parts = (log_p[which, at], hit, rank, mean[which], deviation[which])
+    ranks = []
+    for row, token in zip(which.split(len(logits)), at.split(len(logits)), strict=True):
+        all_, own = logits[row], logits[row, token][:, None]
+        ranks.append(1 + (all_ > own).sum(-1) + ((all_ == own).sum(-1) - 1) / 2)
+    parts = (log_p[which, at], hit, torch.cat(ranks), mean[which], deviation[which])
     return torch.stack([part.double() for part in parts], dim=-1)

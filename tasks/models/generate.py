@@ -1,0 +1,142 @@
+"""Greedy decoding of many prompts: shared beginnings run once, finished rows dropped as they end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from storage.records import UsageError
+from tasks.models.forward import logits_of, run_batch, run_decoder, takes_ancestor_mask
+from tasks.models.load import LoadedModel
+from tasks.models.plan import Batch, ancestor_mask, plan_trie
+
+
+@dataclass(frozen=True, eq=False)
+class _Prefilled:
+    """Prompts that were read, left-padded to one length, with what attention needs of them."""
+
+    which: Int[np.ndarray, " B"]
+    """Index of each row's prompt."""
+    cache: DynamicCache
+    hidden: Float[Tensor, "B D"]
+    """State after the final norm at the last prompt token."""
+    mask: Int[Tensor, "B T"]
+    """1 at real tokens."""
+
+
+@torch.no_grad()
+def greedy(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int = 16,
+    rows: int = 256,
+    budget: int = 2048,
+) -> list[tuple[int, ...]]:
+    """The most likely token again and again, until an end-of-sequence token or `max_new_tokens`.
+
+    Returns the new ids of each prompt, the end token left out: those of transformers' `generate(do_sample=False)`.
+
+    rows    rows decoded together, at most.
+    budget  prompt tokens read together, about.
+
+    Raises: UsageError for an empty prompt or a length below 1.
+    """
+    if max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens = {max_new_tokens}; expected at least 1")
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise UsageError("a prompt has no token; every prompt needs at least one")
+    unique = sorted({tuple(prompt) for prompt in prompts}, key=lambda prompt: (len(prompt), prompt))
+    if not unique:
+        return []
+    window = getattr(loaded.config, "sliding_window", None)
+    fits = window is None or len(unique[-1]) + max_new_tokens <= window
+    read = _read_tree if fits and takes_ancestor_mask(loaded) else _read_padded
+    answers: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for part in read(loaded, unique, rows, budget):
+        for i, ids in zip(part.which.tolist(), _decode(loaded, part, max_new_tokens), strict=True):
+            answers[unique[i]] = ids
+    return [answers[tuple(prompt)] for prompt in prompts]
+
+
+def _decode(loaded: LoadedModel, part: _Prefilled, max_new_tokens: int) -> list[tuple[int, ...]]:
+    """New ids of each row; a row leaves the batch when it ends."""
+    ends = torch.tensor(loaded.end_ids, dtype=torch.long, device=loaded.device)
+    cache, hidden, mask = part.cache, part.hidden, part.mask
+    alive = torch.arange(len(hidden), device=loaded.device)
+    found: list[list[int]] = [[] for _ in range(len(hidden))]
+    for step in range(max_new_tokens):
+        token = logits_of(loaded, hidden).argmax(-1)
+        going = ~torch.isin(token, ends)
+        if not bool(going.all()):
+            alive, token, mask = alive[going], token[going], mask[going]
+            cache.batch_select_indices(going.nonzero()[:, 0])
+        for i, new in zip(alive.tolist(), token.tolist(), strict=True):
+            found[i].append(new)
+        if len(alive) == 0 or step == max_new_tokens - 1:
+            break
+        position = mask.sum(-1, keepdim=True)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        _, output = run_decoder(loaded, token[:, None], mask, position, past_key_values=cache, use_cache=True)
+        hidden = output[0][:, -1]
+    return [tuple(ids) for ids in found]
+
+
+def _read_padded(
+    loaded: LoadedModel, prompts: Sequence[tuple[int, ...]], rows: int, budget: int
+) -> Iterator[_Prefilled]:
+    """Read prompts, shortest first, in left-padded batches."""
+    start = 0
+    while start < len(prompts):
+        count = max(1, min(rows, budget // len(prompts[start])))
+        part = prompts[start : start + count]
+        width = len(part[-1])
+        tokens = torch.tensor([[0] * (width - len(p)) + list(p) for p in part], device=loaded.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part], device=loaded.device)
+        cache = DynamicCache(config=loaded.config)
+        position = (mask.cumsum(-1) - 1).clamp(min=0)
+        _, output = run_decoder(loaded, tokens, mask, position, past_key_values=cache, use_cache=True)
+        yield _Prefilled(np.arange(start, start + len(part)), cache, output[0][:, -1], mask)
+        start += count
+
+
+def _read_tree(
+    loaded: LoadedModel, prompts: Sequence[tuple[int, ...]], rows: int, budget: int
+) -> Iterator[_Prefilled]:
+    """Read prompts as prefix trees, then hand each the keys and values of its own path."""
+    plan = plan_trie(prompts, [[len(prompt) - 1] for prompt in prompts], budget=budget)
+    for batch in plan.batches:
+        tree = DynamicCache()
+        _, output = run_batch(loaded, batch, True, past_key_values=tree, use_cache=True)
+        for start in range(0, len(batch.item), rows):
+            part = slice(start, start + rows)
+            row, node = batch.row[part], batch.node[part]
+            path, mask = _paths(batch, row, node)
+            at, along = torch.from_numpy(row).to(loaded.device), torch.from_numpy(path).to(loaded.device)
+            cache = DynamicCache()
+            for number, layer in enumerate(tree.layers):
+                keys = layer.keys[at[:, None], :, along].transpose(1, 2)
+                values = layer.values[at[:, None], :, along].transpose(1, 2)
+                cache.update(keys, values, number)
+            hidden = output[0][at, torch.from_numpy(node).to(loaded.device)]
+            yield _Prefilled(batch.item[part], cache, hidden, torch.from_numpy(mask).to(loaded.device))
+
+
+def _paths(
+    batch: Batch, row: Int[np.ndarray, " n"], node: Int[np.ndarray, " n"]
+) -> tuple[Int[np.ndarray, "n L"], Int[np.ndarray, "n L"]]:
+    """The nodes from the root to each given node, left-padded, and 1 where they are real."""
+    seen = ancestor_mask(batch.end)[row, node]
+    length = seen.sum(-1)
+    path = np.zeros((len(row), int(length.max())), dtype=np.int64)
+    mask = np.zeros_like(path)
+    which, at = np.nonzero(seen)
+    place = path.shape[1] - length[which] + batch.depth[row[which], at]
+    path[which, place], mask[which, place] = at, 1
+    return path, mask
