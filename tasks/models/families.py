@@ -42,18 +42,33 @@ class Family:
     """Whether the beginning-of-sequence token is prepended; `tokenizer`: where the tokenizer does so itself."""
 
 
-_POST_NORMS = {"mlp_output": "post_feedforward_layernorm", "attention_output": "post_attention_layernorm"}
+# With norms after each part, what is added to the residual is the norm's output.
+_MLP, _ATTENTION = "post_feedforward_layernorm", "post_attention_layernorm"
 
 FAMILIES: tuple[Family, ...] = (
-    # sdpa has no soft-capping: transformers refuses it here.
-    Family("gemma2", "Gemma2DecoderLayer", ("gemma2",), attention="eager", beginning="always", **_POST_NORMS),
-    Family("gemma3", "Gemma3DecoderLayer", ("gemma3_text", "gemma3"), beginning="always", **_POST_NORMS),
+    Family(
+        "gemma2",
+        "Gemma2DecoderLayer",
+        ("gemma2",),
+        mlp_output=_MLP,
+        attention_output=_ATTENTION,
+        attention="eager",  # sdpa has no soft-capping: transformers refuses it here
+        beginning="always",
+    ),
+    Family(
+        "gemma3",
+        "Gemma3DecoderLayer",
+        ("gemma3_text", "gemma3"),
+        mlp_output=_MLP,
+        attention_output=_ATTENTION,
+        beginning="always",
+    ),
     Family("llama", "LlamaDecoderLayer", ("llama",), beginning="always"),
     Family("mistral", "MistralDecoderLayer", ("mistral",), beginning="always"),
     Family("qwen2", "Qwen2DecoderLayer", ("qwen2",), beginning="never"),
     Family("qwen3", "Qwen3DecoderLayer", ("qwen3",), beginning="never"),
     Family("phi3", "Phi3DecoderLayer", ("phi3",)),
-    Family("olmo2", "Olmo2DecoderLayer", ("olmo2",), **_POST_NORMS),
+    Family("olmo2", "Olmo2DecoderLayer", ("olmo2",), mlp_output=_MLP, attention_output=_ATTENTION),
     Family(
         "gpt2",
         "GPT2Block",

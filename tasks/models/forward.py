@@ -145,13 +145,13 @@ def read_sites(
     wanted: Sequence[Sequence[int]],
     sites: Sequence[Site],
     *,
-    budget: int = 2048,
+    budget: int | None = None,
 ) -> dict[Site, Float[Tensor, "N D"]]:
     """The sites at the wanted positions, rows in the order of (sequence, wanted position), float32, on the device.
 
     All sites are read in one pass, which ends after the last block that is wanted; equal beginnings are run once.
 
-    budget  tokens in a batch, about; it changes nothing but speed and memory.
+    budget  tokens in a batch, about (None: by device and width); it changes nothing but speed and memory.
     """
     for site in sites:
         module_at(loaded, site)
@@ -176,7 +176,7 @@ def next_token_log_probabilities(
     loaded: LoadedModel,
     sequences: Sequence[Sequence[int]],
     *,
-    budget: int = 2048,
+    budget: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "N V"]:
     """Log-probability of every next token after each sequence, in nats, on the device."""
@@ -184,16 +184,26 @@ def next_token_log_probabilities(
     found = torch.empty(plan.items, loaded.vocabulary, dtype=dtype, device=loaded.device)
     for batch in plan.batches:
         hidden, which = final_states(loaded, batch, plan.trie)
-        found[torch.from_numpy(batch.item).to(loaded.device)] = logits_of(loaded, hidden).float().log_softmax(-1)[
-            which
-        ].to(dtype)
+        log_p = logits_of(loaded, hidden).float().log_softmax(-1).to(dtype)
+        found[torch.from_numpy(batch.item).to(loaded.device)] = log_p[which]
     return found
 
 
+def usual_budget(loaded: LoadedModel) -> int:
+    """Tokens in a batch: small enough for a processor's cache, large enough to fill an accelerator."""
+    numbers = 2**25 if loaded.device.type == "cuda" else 2**19
+    return min(max(numbers // loaded.width, 256), 65536 if loaded.device.type == "cuda" else 4096)
+
+
 def plan_for(
-    loaded: LoadedModel, sequences: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]], *, budget: int
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    wanted: Sequence[Sequence[int]],
+    *,
+    budget: int | None = None,
 ) -> Plan:
     """The cheapest plan that is exact for this model: the prefix tree, or distinct sequences of one length."""
+    budget = budget or usual_budget(loaded)
     longest = max((len(sequence) for sequence in sequences), default=0)
     window = getattr(loaded.config, "sliding_window", None)
     if (window is None or longest <= window) and takes_ancestor_mask(loaded):
@@ -224,8 +234,10 @@ def final_states(loaded: LoadedModel, batch: Batch, trie: bool) -> tuple[Float[T
 def takes_ancestor_mask(loaded: LoadedModel) -> bool:
     """Whether trees give the states of plain sequences in this model: tried once a model, on a few tokens."""
     model = loaded.model
+    if not loaded.family.ancestor_mask:
+        return False
     if model not in _verdicts:
-        _verdicts[model] = loaded.family.ancestor_mask and _mask_works(loaded)
+        _verdicts[model] = _mask_works(loaded)
         if not _verdicts[model]:
             logger.warning(
                 "%s does not take an ancestor mask: equal beginnings of prompts are computed anew, which is slower",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from storage.records import UsageError
-from tasks.models.forward import logits_of, run_batch, run_decoder, takes_ancestor_mask
+from tasks.models.forward import logits_of, run_batch, run_decoder, takes_ancestor_mask, usual_budget
 from tasks.models.load import LoadedModel
 from tasks.models.plan import Batch, ancestor_mask, plan_trie
 
@@ -37,14 +38,14 @@ def greedy(
     *,
     max_new_tokens: int = 16,
     rows: int = 256,
-    budget: int = 2048,
+    budget: int | None = None,
 ) -> list[tuple[int, ...]]:
     """The most likely token again and again, until an end-of-sequence token or `max_new_tokens`.
 
     Returns the new ids of each prompt, the end token left out: those of transformers' `generate(do_sample=False)`.
 
     rows    rows decoded together, at most.
-    budget  prompt tokens read together, about.
+    budget  prompt tokens read together, about (None: by device and width).
 
     Raises: UsageError for an empty prompt or a length below 1.
     """
@@ -59,7 +60,7 @@ def greedy(
     fits = window is None or len(unique[-1]) + max_new_tokens <= window
     read = _read_tree if fits and takes_ancestor_mask(loaded) else _read_padded
     answers: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for part in read(loaded, unique, rows, budget):
+    for part in read(loaded, unique, rows, budget or usual_budget(loaded)):
         for i, ids in zip(part.which.tolist(), _decode(loaded, part, max_new_tokens), strict=True):
             answers[unique[i]] = ids
     return [answers[tuple(prompt)] for prompt in prompts]
@@ -106,9 +107,7 @@ def _read_padded(
         start += count
 
 
-def _read_tree(
-    loaded: LoadedModel, prompts: Sequence[tuple[int, ...]], rows: int, budget: int
-) -> Iterator[_Prefilled]:
+def _read_tree(loaded: LoadedModel, prompts: Sequence[tuple[int, ...]], rows: int, budget: int) -> Iterator[_Prefilled]:
     """Read prompts as prefix trees, then hand each the keys and values of its own path."""
     plan = plan_trie(prompts, [[len(prompt) - 1] for prompt in prompts], budget=budget)
     for batch in plan.batches:
@@ -120,7 +119,8 @@ def _read_tree(
             path, mask = _paths(batch, row, node)
             at, along = torch.from_numpy(row).to(loaded.device), torch.from_numpy(path).to(loaded.device)
             cache = DynamicCache()
-            for number, layer in enumerate(tree.layers):
+            layers: list[Any] = tree.layers
+            for number, layer in enumerate(layers):
                 keys = layer.keys[at[:, None], :, along].transpose(1, 2)
                 values = layer.values[at[:, None], :, along].transpose(1, 2)
                 cache.update(keys, values, number)

@@ -115,7 +115,7 @@ def load_model(
         family = family_of_type(str(text.model_type))
         if blocks is not None:
             _cut(text, blocks)
-        kind = AutoModelForCausalLM if blocks is None else AutoModel
+        kind: Any = AutoModelForCausalLM if blocks is None else AutoModel
         model, report = kind.from_pretrained(
             source,
             config=config,
@@ -146,7 +146,9 @@ def _source(location: str | Path) -> str:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} holds no config.json; give a folder in Hugging Face format")
     if not any(folder.glob("*.safetensors")):
-        raise UsageError(f"{folder} holds no *.safetensors; save the model with safe serialisation, pickles are not read")
+        raise UsageError(
+            f"{folder} holds no *.safetensors; save the model with safe serialisation, pickles are not read"
+        )
     return str(folder)
 
 
@@ -171,7 +173,9 @@ def _explained(source: str) -> Iterator[None]:
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if Path(source).is_dir():
-            raise UsageError(f"the model in {source} cannot be read ({first}); check its config.json and weights") from error
+            raise UsageError(
+                f"the model in {source} cannot be read ({first}); check its config.json and weights"
+            ) from error
         raise UsageError(
             f"the model {source!r} is neither a folder nor to be had from the hub ({first}); "
             "check the name and the network, or give a local folder"

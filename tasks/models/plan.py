@@ -84,9 +84,7 @@ def plan_trie(
     return Plan(tuple(batches), len(rows), _total(sequences), int(tree.used.sum()), True)
 
 
-def plan_buckets(
-    sequences: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]], *, budget: int = 2048
-) -> Plan:
+def plan_buckets(sequences: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]], *, budget: int = 2048) -> Plan:
     """Plan for a model that takes no such mask: distinct sequences, in batches of one length, without padding.
 
     Raises: UsageError for a position outside its sequence.

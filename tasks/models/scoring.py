@@ -61,7 +61,7 @@ def score_answers(
     *,
     append_eos: bool = True,
     per_token: bool = False,
-    budget: int = 2048,
+    budget: int | None = None,
 ) -> AnswerScores:
     """Score every answer of every prompt in one pass over what they share.
 
@@ -113,7 +113,7 @@ def _score(
     wanted: Sequence[Sequence[int]],
     targets: Int[np.ndarray, " S"],
     ends: Int[np.ndarray, " e"],
-    budget: int,
+    budget: int | None,
 ) -> Float[np.ndarray, "S 5"]:
     """Per target: log-probability, whether it is the argmax (-1: whether an end is), rank, mean, deviation."""
     plan = plan_for(loaded, sequences, wanted, budget=budget)
