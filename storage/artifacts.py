@@ -26,6 +26,7 @@ from storage.settings import home
 MANIFEST = "manifest.json"
 FORMAT = 1
 """Raised when the layout of an artifact changes: older ones are refused and made again."""
+PARTIAL = ".partial"
 RECORDED_VERSIONS = ("torch", "transformers", "sae-lens", "prefect", "mlflow", "duckdb", "pyarrow", "numpy")
 
 
@@ -146,21 +147,38 @@ class Build:
 
 
 @contextmanager
-def building(stage: str, key: str, explanation: dict[str, Any] | None = None) -> Iterator[Build]:
+def building(
+    stage: str, key: str, explanation: dict[str, Any] | None = None, *, resumable: bool = False
+) -> Iterator[Build]:
     """Build an artifact: yields a folder to fill, seals it at the end, removes it on any failure.
+
+    resumable: the folder is kept when the work is cut off, and handed out again, with what it holds, to the next
+    try at the same key. Its files must then be written by `whole_file`.
 
     Raises: StorageError when the disk is full, read-only or not writable.
     """
     with disk_errors():
-        scratch = artifacts_root() / ".scratch" / f"{stage}-{key}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        scratch.mkdir(parents=True)
+        suffix = "resumable" if resumable else f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        scratch = artifacts_root() / ".scratch" / f"{stage}-{key}-{suffix}"
+        scratch.mkdir(parents=True, exist_ok=resumable)
+        for leftover in scratch.glob(f"*{PARTIAL}"):
+            leftover.unlink()
         build = Build(stage, key, scratch)
         try:
             yield build
             build.seal(explanation or {})
         except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
+            if not resumable:
+                shutil.rmtree(scratch, ignore_errors=True)
             raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to that becomes `path` only when it is whole."""
+    partial = path.with_name(path.name + PARTIAL)
+    yield partial
+    os.replace(partial, path)
 
 
 @contextmanager

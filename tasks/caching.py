@@ -91,10 +91,10 @@ def journal(*, planning: bool = False, refresh: frozenset[str] = frozenset()) ->
         _journal.reset(token)
 
 
-def new_artifact() -> AbstractContextManager[artifacts.Build]:
+def new_artifact(*, resumable: bool = False) -> AbstractContextManager[artifacts.Build]:
     """The folder of the running stage's result: fill `build.folder`; `build.artifact` is there afterwards."""
     name, key, explanation = _running.get()
-    return artifacts.building(name, key, explanation)
+    return artifacts.building(name, key, explanation, resumable=resumable)
 
 
 class Stage:

@@ -1,0 +1,19 @@
+"""Where a model's weights are: the folder or hub id behind a ModelRef."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage.artifacts import folder_of
+from storage.records import ModelRef, UsageError
+
+
+def location_of(model: ModelRef) -> tuple[str | Path, str]:
+    """(location, revision) for `tasks.models.load.load_model`."""
+    if model.source == "artifact":
+        if model.artifact is None:
+            raise UsageError("a model of source 'artifact' names no artifact; make the record from a stage's result")
+        return folder_of(model.artifact) / model.location, ""
+    if model.source == "folder":
+        return Path(model.location), ""
+    return model.location, model.revision

@@ -1,0 +1,40 @@
+"""The twin of `sae_guided` without the autoencoder: the same loss on the raw residual stream, as a control.
+
+    L as in `sae_guided` with z = h, the residual stream itself
+
+Source:     ours, a control: what it does as well as `sae_guided` is not owed to the autoencoder.
+Defaults:   those of `sae_guided`.
+Departs:    -
+Confidence: ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from storage.records import setting
+from tasks.alignment.method import Given, Group, Loss, Method
+from tasks.alignment.terms import alignment_loss, raw_states
+
+
+@dataclass(frozen=True)
+class ResidualGuided(Method):
+    forget_needs: ClassVar = frozenset({"states", "reference states"})
+    retain_needs: ClassVar = frozenset({"states", "answers", "reference states", "reference answers"})
+
+    pull: float = setting(1.0, minimum=0.0)
+    push: float = setting(1.0, minimum=0.0)
+    reference: str = setting("alias", choices=("alias", "mean"))
+    reference_entities: int = setting(6, minimum=1)
+    retain_states: float = setting(3.0, minimum=0.0)
+    retain_answers: float = setting(1.0, minimum=0.0)
+
+    @property
+    def references(self) -> int:
+        return 1 if self.reference == "alias" else self.reference_entities
+
+    def loss(self, forget: Group, retain: Group, given: Given) -> Loss:
+        return alignment_loss(
+            forget, retain, given, raw_states, self.pull, self.push, self.retain_states, self.retain_answers
+        )

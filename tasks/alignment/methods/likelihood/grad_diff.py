@@ -1,0 +1,34 @@
+"""Gradient difference: raise the loss of the forget answers, lower that of the retain answers.
+
+    L = -γ · E_F ℓ + λ · E_R ℓ,   ℓ = mean negative log-likelihood of the answer's tokens, nats
+
+Source:     Liu et al. 2022, arXiv 2203.12817; TOFU, arXiv 2401.06121.
+Defaults:   γ = λ = 1, as in the public TOFU code.
+Departs:    the end of the sequence is not pushed down, so that the model does not forget to stop.
+Confidence: code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from storage.records import setting
+from tasks.alignment.method import Given, Group, Loss, Method
+from tasks.alignment.terms import mean_log_probability, retain_likelihood
+
+
+@dataclass(frozen=True)
+class GradDiff(Method):
+    forget_needs: ClassVar = frozenset({"answers"})
+    retain_needs: ClassVar = frozenset({"answers"})
+
+    forget_weight: float = setting(1.0, minimum=0.0)
+    """γ."""
+    retain_weight: float = setting(1.0, minimum=0.0)
+    """λ."""
+
+    def loss(self, forget: Group, retain: Group, given: Given) -> Loss:
+        forgotten = mean_log_probability(forget, forget.student).mean()
+        kept = retain_likelihood(retain)
+        return Loss(self.forget_weight * forgotten + self.retain_weight * kept, {"forget": forgotten, "retain": kept})

@@ -1,0 +1,38 @@
+"""Negative preference optimisation: gradient ascent that fades once the answer has become unlikely.
+
+    L = -(2/β) · E_F log σ( -β (Λ - Λ₀) ) + λ · E_R ℓ,   Λ = summed log-probability of the answer, Λ₀ at the start
+
+Source:     Zhang et al. 2024, arXiv 2404.05868, eq. 3.
+Defaults:   β = 0.1, λ = 1, as in the public TOFU comparisons.
+Departs:    the end of the sequence is not pushed down.
+Confidence: code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch.nn.functional import logsigmoid
+
+from storage.records import setting
+from tasks.alignment.method import Given, Group, Loss, Method
+from tasks.alignment.terms import answer_log_probability, retain_likelihood
+
+
+@dataclass(frozen=True)
+class NPO(Method):
+    forget_needs: ClassVar = frozenset({"answers", "reference answers"})
+    retain_needs: ClassVar = frozenset({"answers"})
+
+    beta: float = setting(0.1, minimum=1e-6)
+    """Temperature, > 0. As β → 0 this becomes gradient ascent on Λ."""
+    retain_weight: float = setting(1.0, minimum=0.0)
+    """λ."""
+
+    def loss(self, forget: Group, retain: Group, given: Given) -> Loss:
+        assert forget.reference is not None
+        ratio = answer_log_probability(forget, forget.student) - answer_log_probability(forget, forget.reference)
+        forgotten = -(2 / self.beta) * logsigmoid(-self.beta * ratio).mean()
+        kept = retain_likelihood(retain)
+        return Loss(forgotten + self.retain_weight * kept, {"forget": forgotten, "retain": kept})

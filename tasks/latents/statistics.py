@@ -1,0 +1,100 @@
+"""Which latents fire, sparsely, and which of them separate known from unknown entities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tasks.latents.settings import LatentSettings
+from tasks.models.sae import Autoencoder
+
+CHUNK = 512
+"""Rows encoded at once: memory stays flat however many rows or latents there are."""
+POSITIONS = ("name_last", "prompt_last")
+
+
+@torch.no_grad()
+def encode_sparse(autoencoder: Autoencoder, states: Float[Tensor, "N D"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row, latent, value) of every latent that is on, by latent and then row."""
+    rows, latents, values = [], [], []
+    for start in range(0, len(states), CHUNK):
+        activation = autoencoder.encode(states[start : start + CHUNK])
+        row, latent = activation.nonzero(as_tuple=True)
+        rows.append(row + start)
+        latents.append(latent)
+        values.append(activation[row, latent])
+    row, latent, value = (torch.cat(each).numpy() for each in (rows, latents, values))
+    order = np.lexsort((row, latent))
+    return row[order].astype(np.int32), latent[order].astype(np.int32), value[order].astype(np.float32)
+
+
+def separations(statistics: Mapping[str, Any], half: str, types: list[str]) -> dict[tuple[str, str, int], tuple[float, float]]:
+    """(site, position, latent) -> least difference of firing frequency over the types, as a known and as an unknown latent.
+
+    Firing frequency is the share of a group's rows on which the latent is on; a latent absent from a group is off there.
+    """
+    rates: dict[tuple[str, str, int], dict[tuple[str, str], float]] = {}
+    for site, position, latent, kind, group, part, count, fired in zip(
+        *(statistics[name] for name in ("site", "position", "latent", "type", "group", "half", "count", "fired")), strict=True
+    ):
+        if part == half and group in ("known", "unknown"):
+            rates.setdefault((site, position, int(latent)), {})[kind, group] = fired / count
+    found = {}
+    for place, rate in rates.items():
+        differences = [rate.get((kind, "known"), 0.0) - rate.get((kind, "unknown"), 0.0) for kind in types]
+        found[place] = (min(differences), min(-each for each in differences))
+    return found
+
+
+def generic_rates(statistics: Mapping[str, Any]) -> dict[tuple[str, int], float]:
+    """(site, latent) -> share of neutral-text rows on which it is on."""
+    general = statistics["position"] == "general"
+    return {
+        (site, int(latent)): fired / count
+        for site, latent, fired, count in zip(
+            *(statistics[name][general] for name in ("site", "latent", "fired", "count")), strict=True
+        )
+    }
+
+
+def choose_latents(statistics: Mapping[str, Any], settings: LatentSettings, types: list[str]) -> list[dict[str, Any]]:
+    """The best known and unknown latents of the fit half, with what they are worth on the report half.
+
+    A latent is chosen once, at the position where it separates best.
+    """
+    fit, report = separations(statistics, "fit", types), separations(statistics, "report", types)
+    generic = generic_rates(statistics)
+    chosen = []
+    for index, kind in enumerate(("known", "unknown")):
+        best: dict[tuple[str, int], tuple[float, str]] = {}
+        for (site, position, latent), values in fit.items():
+            if generic.get((site, latent), 0.0) <= settings.generic_rate and values[index] >= settings.minimum_separation:
+                best[site, latent] = max(best.get((site, latent), (-1.0, "")), (values[index], position))
+        ranked = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[: settings.selected]
+        for (site, latent), (separation, position) in ranked:
+            held_out = report.get((site, position, latent), (0.0, 0.0))[index]
+            chosen.append(
+                {
+                    "site": site,
+                    "latent": latent,
+                    "kind": kind,
+                    "position": position,
+                    "separation_fit": separation,
+                    "separation_report": held_out,
+                    "generic_rate": generic.get((site, latent), 0.0),
+                }
+            )
+    return chosen
+
+
+def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """P(positive > negative) + half P(equal), [0, 1]."""
+    order = np.sort(negative)
+    below = np.searchsorted(order, positive, side="left")
+    equal = np.searchsorted(order, positive, side="right") - below
+    return float((below + 0.5 * equal).mean() / len(negative))

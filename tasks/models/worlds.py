@@ -1,0 +1,20 @@
+"""The questions of a world as a model reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.models.load import LoadedModel
+from tasks.models.prompts import Question, encode_questions
+
+
+def encode_world(loaded: LoadedModel, questions: Mapping[str, Any], rows: Sequence[int]) -> list[Question]:
+    """The chosen rows of a world's question table as token ids, in the order given."""
+    return encode_questions(
+        loaded.tokenizer,
+        loaded.family,
+        [str(questions["prompt"][row]) for row in rows],
+        [(int(questions["name_start"][row]), int(questions["name_end"][row])) for row in rows],
+        [list(questions["answers"][row]) for row in rows],
+    )
