@@ -1,0 +1,360 @@
+"""The `sae-unlearn` command. Heavy libraries are imported by the command that needs them, never by this file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from flows.session import debugging, start_logging
+from storage.artifacts import ArtifactMissing, StorageError
+from storage.records import UsageError
+
+EXPECTED = (UsageError, ArtifactMissing, StorageError)
+"""Errors that say all there is to say in one line."""
+
+app = App(
+    name="sae-unlearn",
+    help="""Make a language model forget an entity, inside the network and not only in its answers.
+
+    First run (embedded model and data, no network, no GPU):
+
+        sae-unlearn run
+
+    Then:
+
+        sae-unlearn list targets                            # who can be forgotten
+        sae-unlearn run --set 'entities.targets=["NAME"]'   # forget someone else; shared stages are reused
+        sae-unlearn run --dry-run                           # what would be computed, and why
+        sae-unlearn compare --methods sae_guided,npo        # methods side by side
+        sae-unlearn ui                                      # every run, in MLflow
+
+    State is kept in $SAE_UNLEARN_HOME, or `.sae-unlearn` in the working folder.
+    """,
+    help_format="plaintext",
+    version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+Changes = Annotated[
+    tuple[str, ...],
+    Parameter(name="--set", negative="", show_default=False, help="Change one value: section.key=value. May be given several times."),
+]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="End with one JSON object on stdout; all else goes to stderr.")]
+DryRun = Annotated[bool, Parameter(name="--dry-run", negative="", show_default=False)]
+
+
+@app.command
+def run(
+    experiment: str = "default",
+    *,
+    changes: Changes = (),
+    dry_run: DryRun = False,
+    refresh: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    as_json: AsJson = False,
+) -> int:
+    """Run an experiment; what was computed before is not computed again.
+
+    Examples: `sae-unlearn run` is the demo; `sae-unlearn run quick` takes seconds;
+    `sae-unlearn run my.toml --set alignment.method=npo --set alignment.settings.beta=0.2`.
+
+    Parameters
+    ----------
+    experiment
+        A name (`sae-unlearn list experiments`) or a TOML file.
+    dry_run
+        Compute nothing; say which stages would be, and why.
+    refresh
+        A stage to compute anew although its result is there.
+    """
+    from flows.config import flat_settings, load_experiment
+    from flows.stages import check_stages
+
+    chosen, anew = load_experiment(experiment, changes), check_stages(refresh)
+    if dry_run:
+        stages = _plan(chosen, anew)
+        if as_json:
+            _print_run(chosen.name, stages, {})
+        else:
+            from flows.console import print_stages
+
+            print_stages(stages, f"A run of '{chosen.name}' would do")
+        return 0
+
+    from flows.session import session
+
+    with _stdout_kept_for_json(as_json):
+        with session("unlearn", chosen.name, flat_settings(chosen), anew) as (unlearn, log):
+            outcome = unlearn(experiment, list(changes))
+        made = _made(outcome)
+    if as_json:
+        _print_run(chosen.name, log.runs, made)
+    else:
+        from flows.console import print_scores
+
+        names = ", ".join(outcome.subject.forget_set.targets)
+        print_scores(made["scores"], f"{names}, forgotten with {chosen.alignment.method}")
+        print(f"report   {made['report']}\nmodel    {made['model']}\nruns     sae-unlearn ui   (this one: {made['mlflow_run']})")
+    return 0
+
+
+@app.command
+def compare(
+    *,
+    methods: Annotated[str, Parameter(help="Names, parted by commas; all when left out.")] = "",
+    targets: Annotated[tuple[str, ...], Parameter(negative="")] = ("3",),
+    seeds: str = "0",
+    experiment: str = "default",
+    changes: Changes = (),
+    as_json: AsJson = False,
+) -> int:
+    """Run every method on every target with every seed, and print one table with intervals.
+
+    Example: `sae-unlearn compare --methods sae_guided,npo --targets 5 --seeds 0,1`. Broken off, it goes on
+    where it was.
+
+    Parameters
+    ----------
+    targets
+        How many of the candidates, or names (`--targets NAME --targets NAME`).
+    seeds
+        Seeds of the alignment, parted by commas.
+    experiment
+        Everything that the cells share.
+    """
+    from flows.config import flat_settings, load_experiment
+    from flows.session import session
+    from tasks.catalogue import module_of
+
+    chosen = load_experiment(experiment, changes)
+    asked = [name.strip() for name in methods.split(",") if name.strip()]
+    for method in asked:
+        module_of("alignment/methods", method)
+    count = int(targets[0]) if len(targets) == 1 and targets[0].isdigit() else 0
+    numbers = _whole_numbers(seeds, "--seeds")
+    with _stdout_kept_for_json(as_json):
+        with session("compare", f"compare-{chosen.name}", flat_settings(chosen)) as (flow, log):
+            result = flow(experiment, asked or None, None if count else list(targets), count, numbers, list(changes))
+    from flows.compare import pivot
+    from flows.console import print_json, print_table
+
+    if as_json:
+        stages = [_stage_document(stage) for stage in log.runs]
+        print_json({"experiment": chosen.name, "stages": stages, "summary": result.summary, "folder": str(result.folder)})
+    else:
+        header, lines = pivot(result.summary)
+        print_table(header, lines, title=f"{result.cells} cells of '{chosen.name}'", numbers=header[1:])
+        print(f"as Markdown and Parquet: {result.folder}")
+    return 1 if result.failures else 0
+
+
+@app.command
+def evaluate(model: str, *, experiment: str = "default", changes: Changes = (), as_json: AsJson = False) -> int:
+    """Score a model from a local folder, beside the base model and the gold twin of an experiment.
+
+    Example: `sae-unlearn evaluate path/to/model --experiment default`.
+
+    Parameters
+    ----------
+    model
+        A folder as transformers saves it: config.json, weights, tokenizer.
+    experiment
+        Whose world, base model, targets and questions.
+    """
+    from flows.config import flat_settings, load_experiment
+    from flows.session import session
+
+    chosen = load_experiment(experiment, changes)
+    if not (Path(model).expanduser() / "config.json").is_file():
+        raise UsageError(f"{model} holds no model: expected a folder with config.json, weights and tokenizer, as transformers saves it")
+    with _stdout_kept_for_json(as_json):
+        with session("evaluate", f"evaluate-{chosen.name}", flat_settings(chosen)) as (flow, log):
+            assessment = flow(model, experiment, list(changes))
+    from flows.console import print_scores
+    from flows.results import score_rows
+
+    scores = score_rows(assessment.scorecard)
+    if as_json:
+        _print_run(chosen.name, log.runs, {"scores": scores, "model": str(Path(model).expanduser().resolve())})
+    else:
+        print_scores(scores, f"{model}, beside the models of '{chosen.name}'")
+    return 0
+
+
+@app.command(name="list")
+def list_(what: Literal["methods", "metrics", "experiments", "targets", "stages"], *, experiment: str = "default", changes: Changes = ()) -> int:
+    """List the methods, metrics, experiments, targets or stages there are.
+
+    Example: `sae-unlearn list targets` names the entities that the demo's model knows and can be made to forget.
+
+    Parameters
+    ----------
+    experiment
+        For `targets`: whose model is meant.
+    """
+    from flows import listing
+
+    if what == "targets":
+        listing.print_targets(experiment, changes)
+    else:
+        listing.print_names(what)
+    return 0
+
+
+@app.command
+def why(experiment: str | None = None, *, changes: Changes = ()) -> int:
+    """Say of each stage whether it was cached or computed, and which part of its key differed.
+
+    Example: `sae-unlearn why` explains the last run; `sae-unlearn why default` what a run would do now.
+    """
+    from flows.console import print_stages
+
+    if experiment is not None:
+        from flows.config import load_experiment
+
+        chosen = load_experiment(experiment, changes)
+        print_stages(_plan(chosen, frozenset()), f"A run of '{chosen.name}' would do")
+        return 0
+    from storage import runs
+
+    note = next(iter(runs.notes()), None)
+    if note is None:
+        raise UsageError("no run was made here yet; `sae-unlearn run` makes one, `sae-unlearn why EXPERIMENT` explains what it would do")
+    print_stages(note.stages, f"The run of '{note.name}' that began {note.started} ({note.outcome})")
+    return 0
+
+
+@app.command
+def ui(*, port: int = 5000) -> int:
+    """Show every run in MLflow's pages, at an address of this machine only. Ctrl-C ends it."""
+    from flows.upkeep import serve_tracking
+
+    return serve_tracking(port)
+
+
+@app.command
+def gc(*, keep_runs: int = 10, dry_run: DryRun = False) -> int:
+    """Remove leavings of killed runs, results whose files are gone, and artifacts that no recent run used.
+
+    Parameters
+    ----------
+    keep_runs
+        How many of the newest runs keep all that they used.
+    dry_run
+        Remove nothing; say what would go.
+    """
+    from flows.upkeep import collect
+
+    return collect(keep_runs, dry_run)
+
+
+@app.command
+def doctor(*, deep: Annotated[bool, Parameter(negative="", show_default=False)] = False) -> int:
+    """Check that everything a run needs is there; every finding names its remedy.
+
+    Parameters
+    ----------
+    deep
+        Also read every file of every artifact and compare it with its digest.
+    """
+    from flows.doctor import examine
+
+    return examine(deep)
+
+
+@app.command
+def bench(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Measure how fast the parts of the chain run here; what follows is passed on to the benchmarks."""
+    from flows.upkeep import benchmark
+
+    return benchmark(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 1 a check failed, 2 wrong use or storage, 130 interrupted."""
+    sys.exit(run_command(arguments))
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    start_logging()
+    try:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        result = app(given, exit_on_error=False, print_error=False)
+        return result if isinstance(result, int) else 0
+    except cyclopts.CycloptsError as error:
+        return _fail(f"{str(error).rstrip('.')} (see `sae-unlearn --help`, `sae-unlearn COMMAND --help`)")
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to go on from the last whole stage", 130)
+    except Exception as error:
+        from flows.server import ServerUnavailable
+
+        if debugging() or not isinstance(error, (*EXPECTED, ServerUnavailable)):
+            raise
+        return _fail(str(error))
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"sae-unlearn: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _plan(experiment: Any, refresh: frozenset[str]) -> list[Any]:
+    from storage.settings import configure_environment
+
+    configure_environment()
+    from flows.unlearn import unlearn_chain
+    from tasks.caching import journal
+
+    with journal(planning=True, refresh=refresh) as log:
+        unlearn_chain(experiment)
+    return log.runs
+
+
+def _made(outcome: Any) -> dict[str, Any]:
+    from flows.results import score_rows
+    from storage.artifacts import folder_of
+
+    return {
+        "scores": score_rows(outcome.assessment.scorecard),
+        "model": str(folder_of(outcome.unlearned.artifact) / outcome.unlearned.model.location),
+        "report": str(folder_of(outcome.report.artifact) / "report.html"),
+        "mlflow_run": outcome.tracked.run_id,
+    }
+
+
+def _print_run(name: str, stages: Sequence[Any], made: dict[str, Any]) -> None:
+    from flows.console import print_json
+
+    print_json({"experiment": name, "stages": [_stage_document(stage) for stage in stages], **made})
+
+
+def _stage_document(stage: Any) -> dict[str, Any]:
+    return dataclasses.asdict(stage) | {"reasons": list(stage.reasons), "seconds": round(stage.seconds, 3)}
+
+
+def _whole_numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option}: expected whole numbers parted by commas, given '{text}'; e.g. {option} 0,1") from None
+
+
+@contextlib.contextmanager
+def _stdout_kept_for_json(as_json: bool) -> Iterator[None]:
+    """While the body runs, what any library prints goes to stderr."""
+    if not as_json:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+if __name__ == "__main__":
+    main()

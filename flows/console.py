@@ -1,0 +1,63 @@
+"""What the commands print: tables for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flows.results import as_json, number, with_interval
+
+
+def print_table(header: Sequence[str], lines: Iterable[Sequence[str]], *, title: str = "", numbers: Sequence[str] = ()) -> None:
+    """A table on stdout; the columns named in `numbers` stand to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*(cell.replace("[", "\\[") for cell in line))
+    # A pipe has no width of its own; without one rich would fold at 80 columns.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def print_scores(rows: Sequence[dict[str, Any]], title: str) -> None:
+    """Before, after and gold of every score; of metrics read at several sites, the deepest site."""
+    deepest = {(row["metric"], row["split"]): row["site"] for row in sorted(rows, key=lambda row: row["site"])}
+    lines = [
+        (
+            row["split"],
+            f"{row['metric']} ({row['site']})" if row["site"] else row["metric"],
+            number(row["base"]),
+            with_interval(row["value"], row["low"], row["high"], row["state"]),
+            number(row["gold"]),
+            row["better"],
+        )
+        for row in rows
+        if row["site"] == deepest[row["metric"], row["split"]]
+    ]
+    print_table(("split", "metric", "before", "after", "gold", "better"), lines, title=title, numbers=("before", "after", "gold"))
+
+
+def print_stages(stages: Iterable[Any], title: str) -> None:
+    """Stage, what became of it, how long it took, and in what its key differed."""
+    lines = [(run.stage, run.state, f"{run.seconds:.1f}" if run.seconds else "", "; ".join(run.reasons)) for run in stages]
+    print_table(("stage", "state", "seconds", "because"), lines, title=title, numbers=("seconds",))
+
+
+def print_json(document: dict[str, Any]) -> None:
+    print(json.dumps(as_json(document), ensure_ascii=False), flush=True)
+
+
+def sized(count: int) -> str:
+    """Bytes in words: `1.5 MB`."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

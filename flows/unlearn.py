@@ -1,0 +1,77 @@
+"""One experiment, whole: a model is asked who it knows, made to forget one of them, and judged."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from prefect import flow
+
+from flows.config import Experiment, flat_settings, load_experiment
+from flows.evaluate import Assessment, assess
+from flows.prepare import Insight, Subject, look_inside, prepare
+from flows.results import markdown_of, score_rows
+from storage.records import Report, TrackedRun, UnlearnedModel
+from tasks.alignment.task import align
+from tasks.report.task import track, write_report
+
+logger = logging.getLogger("sae_unlearn")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a run made."""
+
+    subject: Subject
+    insight: Insight
+    unlearned: UnlearnedModel
+    assessment: Assessment
+    report: Report
+    tracked: TrackedRun
+
+
+def unlearn_chain(experiment: Experiment) -> Outcome:
+    """The stages in order; under `journal(planning=True)` the same lines are the dry run."""
+    subject = prepare(experiment)
+    insight = look_inside(subject, experiment)
+    unlearned = align(
+        subject.testbed.base, subject.world, subject.forget_set, insight.sae, insight.selection, experiment.alignment
+    )
+    assessment = assess(subject, unlearned.model, experiment)
+    report = write_report(
+        subject.world,
+        subject.entities,
+        subject.forget_set,
+        insight.sae,
+        insight.selection,
+        insight.statistics,
+        unlearned,
+        assessment.before,
+        assessment.after,
+        assessment.gold,
+        assessment.relearned_before,
+        assessment.relearned_after,
+        assessment.relearned_gold,
+        assessment.scorecard,
+        experiment.report,
+    )
+    tracked = track(experiment.name, report, assessment.scorecard, unlearned, subject.forget_set)
+    return Outcome(subject, insight, unlearned, assessment, report, tracked)
+
+
+@flow(name="unlearn")
+def unlearn(experiment: str = "default", overrides: list[str] | None = None) -> Outcome:
+    """Run an experiment by name, or from a TOML file; `overrides` are `section.key=value`."""
+    outcome = unlearn_chain(load_experiment(experiment, overrides or ()))
+    publish_scores(experiment, outcome)
+    return outcome
+
+
+def publish_scores(experiment: str, outcome: Outcome) -> None:
+    """The score table in Prefect's pages; the run stands whether or not they can be reached."""
+    try:
+        from prefect.artifacts import create_markdown_artifact
+
+        create_markdown_artifact(markdown_of(score_rows(outcome.assessment.scorecard)), key="scores", description=experiment)
+    except Exception as error:  # noqa: BLE001
+        logger.warning("the scores could not be shown in Prefect: %s", error)
