@@ -204,7 +204,7 @@ def plan_for(
 ) -> Plan:
     """The cheapest plan that is exact for this model: the prefix tree, or distinct sequences of one length."""
     budget = budget or usual_budget(loaded)
-    longest = max((len(sequence) for sequence in sequences), default=0)
+    longest = 1 + max((position for positions in wanted for position in positions), default=0)
     window = getattr(loaded.config, "sliding_window", None)
     if (window is None or longest <= window) and takes_ancestor_mask(loaded):
         return plan_trie(sequences, wanted, budget=budget)

@@ -78,7 +78,7 @@ class Autoencoder:
 
         Raises: UsageError for gated autoencoders.
         """
-        if not hasattr(self.sae, "b_enc"):
+        if getattr(self.sae, "b_enc", None) is None:
             raise UsageError(
                 f"a {self.architecture} autoencoder has no single pre-activation; use a jumprelu, topk or standard one"
             )
