@@ -45,9 +45,22 @@ app = App(
 
 Changes = Annotated[
     tuple[str, ...],
-    Parameter(name="--set", negative="", show_default=False, help="Change one value: section.key=value. May be given several times."),
+    Parameter(
+        name="--set",
+        negative="",
+        show_default=False,
+        help="Change one value: section.key=value. May be given several times.",
+    ),
 ]
-AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="End with one JSON object on stdout; all else goes to stderr.")]
+AsJson = Annotated[
+    bool,
+    Parameter(
+        name="--json",
+        negative="",
+        show_default=False,
+        help="End with one JSON object on stdout; all else goes to stderr.",
+    ),
+]
 DryRun = Annotated[bool, Parameter(name="--dry-run", negative="", show_default=False)]
 
 
@@ -101,7 +114,9 @@ def run(
 
         names = ", ".join(outcome.subject.forget_set.targets)
         print_scores(made["scores"], f"{names}, forgotten with {chosen.alignment.method}")
-        print(f"report   {made['report']}\nmodel    {made['model']}\nruns     sae-unlearn ui   (this one: {made['mlflow_run']})")
+        print(
+            f"report   {made['report']}\nmodel    {made['model']}\nruns     sae-unlearn ui   (this one: {made['mlflow_run']})"
+        )
     return 0
 
 
@@ -139,15 +154,17 @@ def compare(
         module_of("alignment/methods", method)
     count = int(targets[0]) if len(targets) == 1 and targets[0].isdigit() else 0
     numbers = _whole_numbers(seeds, "--seeds")
-    with _stdout_kept_for_json(as_json):
-        with session("compare", f"compare-{chosen.name}", flat_settings(chosen)) as (flow, log):
-            result = flow(experiment, asked or None, None if count else list(targets), count, numbers, list(changes))
+    running = session("compare", f"compare-{chosen.name}", flat_settings(chosen))
+    with _stdout_kept_for_json(as_json), running as (flow, log):
+        result = flow(experiment, asked or None, None if count else list(targets), count, numbers, list(changes))
     from flows.compare import pivot
     from flows.console import print_json, print_table
 
     if as_json:
         stages = [_stage_document(stage) for stage in log.runs]
-        print_json({"experiment": chosen.name, "stages": stages, "summary": result.summary, "folder": str(result.folder)})
+        print_json(
+            {"experiment": chosen.name, "stages": stages, "summary": result.summary, "folder": str(result.folder)}
+        )
     else:
         header, lines = pivot(result.summary)
         print_table(header, lines, title=f"{result.cells} cells of '{chosen.name}'", numbers=header[1:])
@@ -173,10 +190,12 @@ def evaluate(model: str, *, experiment: str = "default", changes: Changes = (), 
 
     chosen = load_experiment(experiment, changes)
     if not (Path(model).expanduser() / "config.json").is_file():
-        raise UsageError(f"{model} holds no model: expected a folder with config.json, weights and tokenizer, as transformers saves it")
-    with _stdout_kept_for_json(as_json):
-        with session("evaluate", f"evaluate-{chosen.name}", flat_settings(chosen)) as (flow, log):
-            assessment = flow(model, experiment, list(changes))
+        raise UsageError(
+            f"{model} holds no model: expected a folder with config.json, weights and tokenizer, as transformers saves it"
+        )
+    running = session("evaluate", f"evaluate-{chosen.name}", flat_settings(chosen))
+    with _stdout_kept_for_json(as_json), running as (flow, log):
+        assessment = flow(model, experiment, list(changes))
     from flows.console import print_scores
     from flows.results import score_rows
 
@@ -189,7 +208,12 @@ def evaluate(model: str, *, experiment: str = "default", changes: Changes = (), 
 
 
 @app.command(name="list")
-def list_(what: Literal["methods", "metrics", "experiments", "targets", "stages"], *, experiment: str = "default", changes: Changes = ()) -> int:
+def list_(
+    what: Literal["methods", "metrics", "experiments", "targets", "stages"],
+    *,
+    experiment: str = "default",
+    changes: Changes = (),
+) -> int:
     """List the methods, metrics, experiments, targets or stages there are.
 
     Example: `sae-unlearn list targets` names the entities that the demo's model knows and can be made to forget.
@@ -226,7 +250,9 @@ def why(experiment: str | None = None, *, changes: Changes = ()) -> int:
 
     note = next(iter(runs.notes()), None)
     if note is None:
-        raise UsageError("no run was made here yet; `sae-unlearn run` makes one, `sae-unlearn why EXPERIMENT` explains what it would do")
+        raise UsageError(
+            "no run was made here yet; `sae-unlearn run` makes one, `sae-unlearn why EXPERIMENT` explains what it would do"
+        )
     print_stages(note.stages, f"The run of '{note.name}' that began {note.started} ({note.outcome})")
     return 0
 
@@ -343,7 +369,9 @@ def _whole_numbers(text: str, option: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"{option}: expected whole numbers parted by commas, given '{text}'; e.g. {option} 0,1") from None
+        raise UsageError(
+            f"{option}: expected whole numbers parted by commas, given '{text}'; e.g. {option} 0,1"
+        ) from None
 
 
 @contextlib.contextmanager

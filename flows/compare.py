@@ -13,8 +13,8 @@ from prefect import flow
 
 from flows.config import Experiment, load_experiment
 from flows.prepare import prepare
-from flows.results import with_interval
 from flows.results import table_rows as rows_of
+from flows.results import with_interval
 from flows.unlearn import unlearn_chain
 from storage.artifacts import disk_errors, folder_of
 from storage.keys import canonical, digest
@@ -97,10 +97,15 @@ def _cells(
         for method in methods:
             for seed in seeds:
                 alignment = dataclasses.replace(
-                    experiment.alignment, method=method, seed=seed, settings=own if method == experiment.alignment.method else ()
+                    experiment.alignment,
+                    method=method,
+                    seed=seed,
+                    settings=own if method == experiment.alignment.method else (),
                 )
                 roles = dataclasses.replace(experiment.roles, targets=(target,))
-                yield Cell(method, target, name, seed, dataclasses.replace(experiment, alignment=alignment, roles=roles))
+                yield Cell(
+                    method, target, name, seed, dataclasses.replace(experiment, alignment=alignment, roles=roles)
+                )
 
 
 def _targets(experiment: Experiment, asked: list[str] | None, count: int) -> list[tuple[str, str]]:
@@ -113,7 +118,9 @@ def _targets(experiment: Experiment, asked: list[str] | None, count: int) -> lis
         return [(known.get(each, each), by_id.get(known.get(each, each), each)) for each in asked]
     found = candidates(table)
     if len(found) < count:
-        raise UsageError(f"--targets {count}: the model knows only {len(found)} candidates; ask for fewer, or name them")
+        raise UsageError(
+            f"--targets {count}: the model knows only {len(found)} candidates; ask for fewer, or name them"
+        )
     return [(row["entity"], row["name"]) for row in found[:count]]
 
 
@@ -133,8 +140,16 @@ def _cell_rows(cell: Cell, scores: list[dict[str, Any]]) -> Iterator[dict[str, A
     """The unlearned model under its method's name; base and gold, which no method changes, under theirs."""
     for row in scores:
         method = cell.method if row["model"] == "unlearned" else f"({row['model']})"
-        place = {"tail": cell.experiment.world.tail, "method": method, "target": cell.target, "name": cell.name, "seed": cell.seed}
-        yield place | {name: row[name] for name in ("metric", "split", "site", "value", "low", "high", "better", "state")}
+        place = {
+            "tail": cell.experiment.world.tail,
+            "method": method,
+            "target": cell.target,
+            "name": cell.name,
+            "seed": cell.seed,
+        }
+        yield place | {
+            name: row[name] for name in ("metric", "split", "site", "value", "low", "high", "better", "state")
+        }
 
 
 def summarise(rows: Sequence[dict[str, Any]], draws: int, confidence: float) -> list[dict[str, Any]]:
@@ -150,7 +165,17 @@ def summarise(rows: Sequence[dict[str, Any]], draws: int, confidence: float) -> 
         states = [row["state"] for row in members if row["state"] != "ok"]
         state = "ok" if not states else f"{states[0]} in {len(states)} of {len(members)}"
         entry = dict(zip(PLACE, place, strict=True))
-        summary.append(entry | {"value": mean, "low": low, "high": high, "cells": len(members), "better": members[0]["better"], "state": state})
+        summary.append(
+            entry
+            | {
+                "value": mean,
+                "low": low,
+                "high": high,
+                "cells": len(members),
+                "better": members[0]["better"],
+                "state": state,
+            }
+        )
     return summary
 
 

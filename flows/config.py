@@ -81,7 +81,9 @@ def load_experiment(name_or_path: str = "default", overrides: Sequence[str] = ()
     for section, keys in document.items():
         _known(section, list(SECTIONS), f"{path.name}: section [{section}]")
         if not isinstance(keys, dict):
-            raise UsageError(f"{path.name}: '{section}' must be a section, given {keys!r}; write [{section}] on a line of its own")
+            raise UsageError(
+                f"{path.name}: '{section}' must be a section, given {keys!r}; write [{section}] on a line of its own"
+            )
         for key, value in keys.items():
             given[section][key] = _Given(value, f"{path.name}: [{section}] {key}")
     for override in overrides:
@@ -122,10 +124,16 @@ def _experiment_file(name_or_path: str) -> Path:
     if path.suffix == ".toml":
         if path.is_file():
             return path
-        raise UsageError(f"the experiment file {name_or_path} is not there; give a TOML file or one of: {', '.join(experiment_names())}")
+        raise UsageError(
+            f"the experiment file {name_or_path} is not there; give a TOML file or one of: {', '.join(experiment_names())}"
+        )
     if len(path.parts) > 1 or "\\" in name_or_path:
-        raise UsageError(f"'{name_or_path}' is neither an experiment nor a .toml file; `sae-unlearn list experiments` names those there are")
-    raise UsageError(f"no experiment is named '{name_or_path}'; {catalogue.did_you_mean(name_or_path, experiment_names())}")
+        raise UsageError(
+            f"'{name_or_path}' is neither an experiment nor a .toml file; `sae-unlearn list experiments` names those there are"
+        )
+    raise UsageError(
+        f"no experiment is named '{name_or_path}'; {catalogue.did_you_mean(name_or_path, experiment_names())}"
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -160,7 +168,9 @@ def _apply(override: str, given: dict[str, dict[str, _Given]]) -> None:
 
 def _as_table(given: _Given) -> dict[str, Any]:
     if given.is_text or not isinstance(given.value, dict):
-        raise UsageError(f"{given.where}: expected a section, given {given.value!r}; write [alignment.settings], or --set alignment.settings.NAME=VALUE")
+        raise UsageError(
+            f"{given.where}: expected a section, given {given.value!r}; write [alignment.settings], or --set alignment.settings.NAME=VALUE"
+        )
     return given.value
 
 
@@ -201,7 +211,9 @@ def _method_module(method: str, where: str) -> None:
 def _method_settings(method: str, own: _Given) -> tuple[tuple[str, Any], ...]:
     """The method's own settings, checked against its fields; what equals the default is left out of the key."""
     table = {
-        name: value if isinstance(value, _Given) else _Given(value, f"{own.where.removesuffix(_OWN_SETTINGS)}{_OWN_SETTINGS}.{name}")
+        name: value
+        if isinstance(value, _Given)
+        else _Given(value, f"{own.where.removesuffix(_OWN_SETTINGS)}{_OWN_SETTINGS}.{name}")
         for name, value in _as_table(own).items()
     }
     if not table:
@@ -232,12 +244,18 @@ def _checked(given: _Given, entry: dataclasses.Field[Any], kind: Any) -> Any:
             items = [_scalar(item, item_kind) for item in value]
             if all(item is not _WRONG and _in_range(item, limits) for item in items):
                 return tuple(items)
-            wrong = next(raw for raw, item in zip(value, items, strict=True) if item is _WRONG or not _in_range(item, limits))
+            wrong = next(
+                raw for raw, item in zip(value, items, strict=True) if item is _WRONG or not _in_range(item, limits)
+            )
             value = wrong
         raise _refusal(given, entry, f"a list of {_describe(item_kind, limits, plural=True)}", value)
     scalar = _scalar(value, kind)
     if scalar is _WRONG or not _in_range(scalar, limits):
-        remedy = f"; {catalogue.did_you_mean(value, list(limits['choices']))}" if limits.get("choices") and isinstance(value, str) else ""
+        remedy = (
+            f"; {catalogue.did_you_mean(value, list(limits['choices']))}"
+            if limits.get("choices") and isinstance(value, str)
+            else ""
+        )
         raise _refusal(given, entry, _describe(kind, limits), value, remedy)
     return scalar
 
@@ -256,7 +274,11 @@ def _parse(text: str, kind: Any) -> Any:
 
 
 def _scalar(value: Any, kind: Any) -> Any:
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union else (kind,)
+    kinds = (
+        typing.get_args(kind)
+        if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+        else (kind,)
+    )
     for each in kinds:
         if type(value) is each and not (isinstance(value, float) and not math.isfinite(value)):
             return value
@@ -305,7 +327,9 @@ def _check_together(experiment: Experiment) -> None:
     """What no single value shows to be wrong. Raises: UsageError."""
     layers = experiment.activations.layers
     if not layers or len(set(layers)) != len(layers):
-        raise UsageError(f"[activations] layers: expected at least one block, each once, given {list(layers)}; e.g. layers = [1, 2]")
+        raise UsageError(
+            f"[activations] layers: expected at least one block, each once, given {list(layers)}; e.g. layers = [1, 2]"
+        )
     autoencoder = experiment.autoencoder
     if autoencoder.active > autoencoder.latents:
         raise UsageError(

@@ -10,7 +10,9 @@ from typing import Any
 from flows.results import as_json, number, with_interval
 
 
-def print_table(header: Sequence[str], lines: Iterable[Sequence[str]], *, title: str = "", numbers: Sequence[str] = ()) -> None:
+def print_table(
+    header: Sequence[str], lines: Iterable[Sequence[str]], *, title: str = "", numbers: Sequence[str] = ()
+) -> None:
     """A table on stdout; the columns named in `numbers` stand to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -40,12 +42,19 @@ def print_scores(rows: Sequence[dict[str, Any]], title: str) -> None:
         for row in rows
         if row["site"] == deepest[row["metric"], row["split"]]
     ]
-    print_table(("split", "metric", "before", "after", "gold", "better"), lines, title=title, numbers=("before", "after", "gold"))
+    print_table(
+        ("split", "metric", "before", "after", "gold", "better"),
+        lines,
+        title=title,
+        numbers=("before", "after", "gold"),
+    )
 
 
 def print_stages(stages: Iterable[Any], title: str) -> None:
     """Stage, what became of it, how long it took, and in what its key differed."""
-    lines = [(run.stage, run.state, f"{run.seconds:.1f}" if run.seconds else "", "; ".join(run.reasons)) for run in stages]
+    lines = [
+        (run.stage, run.state, f"{run.seconds:.1f}" if run.seconds else "", "; ".join(run.reasons)) for run in stages
+    ]
     print_table(("stage", "state", "seconds", "because"), lines, title=title, numbers=("seconds",))
 
 

@@ -30,13 +30,22 @@ class Finding(NamedTuple):
 
 def examine(deep: bool) -> int:
     """Print all findings; 1 when one is bad."""
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _packages, _device, _home, _tracking, lambda: _artifacts(deep))
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _python,
+        _packages,
+        _device,
+        _home,
+        _tracking,
+        lambda: _artifacts(deep),
+    )
     findings = []
     for check in checks:
         try:
             findings += list(check())
         except Exception as error:  # noqa: BLE001 - a check that fails is itself a finding
-            findings.append(Finding(getattr(check, "__name__", "check").strip("_"), False, " ".join(str(error).split())))
+            findings.append(
+                Finding(getattr(check, "__name__", "check").strip("_"), False, " ".join(str(error).split()))
+            )
     print_table(("", "what", "finding"), [("ok" if each.good else "BAD", each.what, each.detail) for each in findings])
     return 0 if all(each.good for each in findings) else 1
 
@@ -60,7 +69,9 @@ def _packages() -> Iterator[Finding]:
             continue
         if pinned.get(name) and version.partition("+")[0] not in pinned[name]:
             bad.append(f"{name} {version} instead of {' or '.join(sorted(pinned[name]))}")
-    detail = f"{len(required)} as pinned" if not bad else f"{'; '.join(bad)}; install with -c deployments/constraints.txt"
+    detail = (
+        f"{len(required)} as pinned" if not bad else f"{'; '.join(bad)}; install with -c deployments/constraints.txt"
+    )
     yield Finding("packages", not bad, detail)
 
 
@@ -88,9 +99,13 @@ def _home() -> Iterator[Finding]:
     folder = home()
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     good = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    yield Finding("home", good, str(folder) if good else f"{folder} cannot be written; set SAE_UNLEARN_HOME to a folder that can")
+    yield Finding(
+        "home", good, str(folder) if good else f"{folder} cannot be written; set SAE_UNLEARN_HOME to a folder that can"
+    )
     free = shutil.disk_usage(existing).free
-    remedy = "" if free >= ENOUGH else f"; {sized(ENOUGH)} are wanted: `sae-unlearn gc`, or set SAE_UNLEARN_HOME elsewhere"
+    remedy = (
+        "" if free >= ENOUGH else f"; {sized(ENOUGH)} are wanted: `sae-unlearn gc`, or set SAE_UNLEARN_HOME elsewhere"
+    )
     yield Finding("free space", free >= ENOUGH, f"{sized(free)}{remedy}")
 
 
@@ -106,7 +121,9 @@ def _tracking() -> Iterator[Finding]:
         path = Path(uri.removeprefix("sqlite:///"))
         there = path.is_file()
         good = not there or os.access(path, os.R_OK | os.W_OK)
-        yield Finding("MLflow", good, f"{path}{'' if there else ' (made by the first run)'}{'' if good else ' cannot be written'}")
+        yield Finding(
+            "MLflow", good, f"{path}{'' if there else ' (made by the first run)'}{'' if good else ' cannot be written'}"
+        )
     else:
         yield Finding("MLflow", True, f"{uri.partition('://')[0]}://… (not tried)")
 

@@ -32,7 +32,8 @@ def assess(subject: Subject, model: ModelRef, experiment: Experiment) -> Assessm
     """Ask the base model, the model and the gold twin the same questions; attack each; score."""
     base, gold_twin = subject.testbed.base, subject.testbed.gold
     before, gold, after = (
-        observe_model(each, subject.world, subject.entities, experiment.observation) for each in (base, gold_twin, model)
+        observe_model(each, subject.world, subject.entities, experiment.observation)
+        for each in (base, gold_twin, model)
     )
     relearned_before, relearned_gold, relearned_after = (
         relearn(each, subject.world, subject.forget_set, experiment.relearning) for each in (base, gold_twin, model)
@@ -66,7 +67,9 @@ def model_in_folder(location: str) -> ModelRef:
     """A local folder as a model, named by the digest of its files. Raises: UsageError when it holds no model."""
     folder = Path(location).expanduser().resolve()
     if not (folder / "config.json").is_file():
-        raise UsageError(f"{location} holds no model: expected a folder with config.json, weights and tokenizer, as transformers saves it")
+        raise UsageError(
+            f"{location} holds no model: expected a folder with config.json, weights and tokenizer, as transformers saves it"
+        )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     digest = hashlib.sha256()
     for path in files:

@@ -21,7 +21,10 @@ def print_names(what: str) -> None:
     elif what == "experiments":
         from flows.config import EXPERIMENTS, experiment_names
 
-        print_table(("experiment", "what it asks"), [(name, _first_comment(EXPERIMENTS / f"{name}.toml")) for name in experiment_names()])
+        print_table(
+            ("experiment", "what it asks"),
+            [(name, _first_comment(EXPERIMENTS / f"{name}.toml")) for name in experiment_names()],
+        )
     else:
         folder = FOLDERS[what]
         lines = [(name, _kind(module), _first_line(module)) for name, module in catalogue.modules(folder).items()]
@@ -44,9 +47,14 @@ def print_targets(experiment: str, changes: Sequence[str]) -> None:
     with journal(planning=True):
         entities: Any = prepare(chosen).entities
     if isinstance(entities, Pending):
-        raise UsageError(f"the model of '{chosen.name}' was not made yet, so nobody knows whom it knows; `sae-unlearn run {experiment}` makes it")
+        raise UsageError(
+            f"the model of '{chosen.name}' was not made yet, so nobody knows whom it knows; `sae-unlearn run {experiment}` makes it"
+        )
     rows = candidates(read_table(folder_of(entities.artifact) / "entities.parquet"))
-    print_table(("name", "id", "type", "recall"), [(row["name"], row["entity"], row["type"], f"{row['recall']:.2f}") for row in rows])
+    print_table(
+        ("name", "id", "type", "recall"),
+        [(row["name"], row["entity"], row["type"], f"{row['recall']:.2f}") for row in rows],
+    )
 
 
 def _kind(module: str) -> str:

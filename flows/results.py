@@ -49,7 +49,9 @@ def markdown_of(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         metric = f"{row['metric']} ({row['site']})" if row["site"] else row["metric"]
         after = with_interval(row["value"], row["low"], row["high"], row["state"])
-        lines.append(f"| {row['split']} | {metric} | {number(row['base'])} | {after} | {number(row['gold'])} | {row['better']} |")
+        lines.append(
+            f"| {row['split']} | {metric} | {number(row['base'])} | {after} | {number(row['gold'])} | {row['better']} |"
+        )
     return "\n".join(lines)
 
 

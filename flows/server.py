@@ -89,4 +89,6 @@ def _await(health: str, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.05)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     reason = lines[-1] if lines else "no reason was given"
-    raise ServerUnavailable(f"Prefect's server did not start: {reason}; see {log}, or set PREFECT_API_URL to a running server")
+    raise ServerUnavailable(
+        f"Prefect's server did not start: {reason}; see {log}, or set PREFECT_API_URL to a running server"
+    )

@@ -46,7 +46,9 @@ def session(
                 try:
                     yield getattr(module, flow), log
                 finally:
-                    note.stages = [runs.StageNote(run.stage, run.key, run.state, run.seconds, run.reasons) for run in log.runs]
+                    note.stages = [
+                        runs.StageNote(run.stage, run.key, run.state, run.seconds, run.reasons) for run in log.runs
+                    ]
         note.outcome = "done"
     except KeyboardInterrupt:
         note.outcome = "interrupted"
@@ -72,7 +74,9 @@ def start_logging() -> None:
         from rich.console import Console
         from rich.logging import RichHandler
 
-        handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        handler = RichHandler(
+            console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S"
+        )
     else:
         handler = logging.StreamHandler(sys.stderr)
     logger.handlers = [handler]

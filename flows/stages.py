@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from storage.records import UsageError
 from tasks.catalogue import did_you_mean
 
@@ -23,7 +25,7 @@ STAGES = {
 }
 
 
-def check_stages(names: list[str]) -> frozenset[str]:
+def check_stages(names: Iterable[str]) -> frozenset[str]:
     """The names as a set. Raises: UsageError for one that is no stage."""
     for name in names:
         if name not in STAGES:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prefect import flow
 
-from flows.config import Experiment, flat_settings, load_experiment
+from flows.config import Experiment, load_experiment
 from flows.evaluate import Assessment, assess
 from flows.prepare import Insight, Subject, look_inside, prepare
 from flows.results import markdown_of, score_rows
@@ -72,6 +72,8 @@ def publish_scores(experiment: str, outcome: Outcome) -> None:
     try:
         from prefect.artifacts import create_markdown_artifact
 
-        create_markdown_artifact(markdown_of(score_rows(outcome.assessment.scorecard)), key="scores", description=experiment)
+        create_markdown_artifact(
+            markdown_of(score_rows(outcome.assessment.scorecard)), key="scores", description=experiment
+        )
     except Exception as error:  # noqa: BLE001
         logger.warning("the scores could not be shown in Prefect: %s", error)

@@ -29,13 +29,24 @@ def serve_tracking(port: int) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise UsageError(f"--port {port} cannot be used ({error.strerror}); is MLflow shown already? else choose another, e.g. --port {port + 1}") from None
+            raise UsageError(
+                f"--port {port} cannot be used ({error.strerror}); is MLflow shown already? else choose another, e.g. --port {port + 1}"
+            ) from None
     configure_environment()
     folder = home() / "mlflow"
     with disk_errors():
         folder.mkdir(parents=True, exist_ok=True)
     print(f"MLflow: http://127.0.0.1:{port}   (ready in some 15 s; Ctrl-C ends it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--artifacts-destination", str(folder / "artifacts")]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = subprocess.Popen(command, env=environment)
@@ -54,7 +65,10 @@ def collect(keep_runs: int, dry_run: bool) -> int:
     total = sum(item.size for item in waste)
     freed = total if dry_run else garbage.remove(waste)
     if waste:
-        print_table(("kind", "what", "size"), [(item.kind, item.path.relative_to(home()).as_posix(), sized(item.size)) for item in waste])
+        print_table(
+            ("kind", "what", "size"),
+            [(item.kind, item.path.relative_to(home()).as_posix(), sized(item.size)) for item in waste],
+        )
     print(f"{sized(freed)} {'would be freed' if dry_run else 'freed'} under {home()}")
     if not dry_run and freed < total:
         raise UsageError(f"{sized(total - freed)} could not be removed; are the files under {home()} yours?")

@@ -43,13 +43,22 @@ def remove(waste: list[Waste]) -> int:
 
 
 def _scratch() -> list[Waste]:
-    """Folders under construction whose process is no more; their names are `<stage>-<key>-<process>-<random>`."""
-    leavings = []
-    for path in sorted((artifacts.artifacts_root() / ".scratch").glob("*")):
-        process = path.name.split("-")[-2:-1]
-        if not (process and process[0].isdigit() and runs.process_lives(int(process[0]))):
-            leavings.append(Waste("scratch", path, _size(path)))
-    return leavings
+    """Folders under construction whose process is no more, and half-done work that no run goes on with."""
+    folders = sorted((artifacts.artifacts_root() / ".scratch").glob("*"))
+    busy = any(runs.is_running(note) for note in runs.notes())
+    return [
+        Waste("scratch", path, _size(path)) for path in folders if not (_in_hands(path) or (busy and _resumable(path)))
+    ]
+
+
+def _resumable(path: Path) -> bool:
+    return path.name.split("-")[-1].startswith("resumable")
+
+
+def _in_hands(path: Path) -> bool:
+    """Names are `<stage>-<key>-<process>-<random>`."""
+    process = path.name.split("-")[-2]
+    return process.isdigit() and not _resumable(path) and runs.process_lives(int(process))
 
 
 def _unused_artifacts(keep_runs: int) -> list[Waste]:

@@ -18,7 +18,10 @@ def mean_over_cells(
     kept = [(target, value) for target, value in zip(targets, values, strict=True) if np.isfinite(value)]
     if not kept:
         return (float("nan"),) * 3
-    groups = [np.array([value for each, value in kept if each == target]) for target in dict.fromkeys(each for each, _ in kept)]
+    groups = [
+        np.array([value for each, value in kept if each == target])
+        for target in dict.fromkeys(each for each, _ in kept)
+    ]
     mean = float(np.mean([group.mean() for group in groups]))
     if len(kept) < 2:
         return mean, float("nan"), float("nan")
