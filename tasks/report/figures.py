@@ -1,0 +1,212 @@
+"""The figures of the report, drawn from numbers; each says one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tasks.report.look import FAINT, GOLD_INK, INK, KNOWN, MUTED, NARROW, UNKNOWN, VOICES, interval, mark, new_figure, plain
+from tasks.report.moved import MovedLatent
+from tasks.report.scoring import METRICS, Scores, percent, site_order
+
+SPLIT_WORDS = {"forget": "targets", "neighbours": "neighbours", "retain": "other known"}
+PART_HEIGHT = 0.42
+"""Inches a loss part takes."""
+
+
+def draw_knownness(scores: Scores) -> Figure | None:
+    """AUROC of the targets against unknown entities, by layer and model; None when it was not scored."""
+    sites = scores.sites("knownness_auroc")
+    if not sites:
+        return None
+    figure = new_figure(NARROW, 2.75)
+    axes = figure.add_subplot()
+    axes.axhline(0.5, color=UNKNOWN, linewidth=1.0, zorder=1)
+    axes.text(len(sites) - 0.45, 0.5, "cannot be told from unknown", color=UNKNOWN, fontsize=7, ha="right", va="bottom")
+    for model, offset in _offsets(scores, "knownness_auroc", 0.2).items():
+        rows = [(place, scores.get("knownness_auroc", "forget", model, site)) for place, site in enumerate(sites)]
+        there = [(place + offset, row) for place, row in rows if row is not None]
+        axes.plot([place for place, _ in there], [row.value for _, row in there], color=VOICES[model].edge, linewidth=0.7, alpha=0.35)
+        for place, row in there:
+            if np.isfinite(row.low) and np.isfinite(row.high):
+                interval(axes, model, row.low, row.high, place, vertical=True)
+            mark(axes, model, place, row.value, alpha=1.0 if row.judged else 0.35)
+    axes.set_xticks(range(len(sites)), [_layer(site) for site in sites])
+    axes.set_xlim(-0.5, len(sites) - 0.4)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+    axes.set_xlabel("after block")
+    axes.set_title("AUROC of the targets against unknown entities", color=MUTED, fontsize=7.5)
+    _name_models(axes, [model for model in VOICES if any(scores.get("knownness_auroc", "forget", model, s) for s in sites)])
+    return figure
+
+
+def draw_scores(scores: Scores) -> Figure | None:
+    """Recall and answer probability on targets, neighbours and other known entities; None when neither was scored."""
+    metrics = [metric for metric in ("recall", "answer_probability") if scores.get(metric, "forget", "unlearned")]
+    if not metrics:
+        return None
+    figure = new_figure(NARROW, 0.55 + 1.12 * len(metrics))
+    panels: Sequence[Axes] = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        for height, split in enumerate(reversed(SPLIT_WORDS)):
+            axes.axhline(height, color=FAINT, linewidth=0.6, zorder=0)
+            for model, offset in _offsets(scores, metric, 0.24).items():
+                row = scores.get(metric, split, model)
+                if row is None:
+                    continue
+                if np.isfinite(row.low) and np.isfinite(row.high):
+                    interval(axes, model, row.low, row.high, height - offset)
+                mark(axes, model, row.value, height - offset, alpha=1.0 if row.judged else 0.35)
+        axes.set_yticks(range(len(SPLIT_WORDS)), list(reversed(SPLIT_WORDS.values())), color=INK)
+        axes.set_ylim(-0.55, len(SPLIT_WORDS) - 0.45)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_title(METRICS[metric], color=MUTED, fontsize=7.5)
+    panels[-1].set_xlim(-0.02, 1.02)
+    panels[-1].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    _name_models(panels[0], [model for model in VOICES if scores.get(metrics[0], "forget", model)])
+    return figure
+
+
+def draw_training(training: Mapping[str, Any]) -> Figure | None:
+    """The parts of the loss over the steps, one small panel each, as their sizes differ; None without any."""
+    names = sorted({str(name) for name in training["name"]}, key=lambda name: (name != "total", name))
+    if not names:
+        return None
+    figure = new_figure(NARROW, 0.5 + PART_HEIGHT * max(len(names), 2))
+    panels: Sequence[Axes] = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=True):
+        chosen = np.asarray(training["name"], dtype=str) == name
+        step, value = np.asarray(training["step"])[chosen], np.asarray(training["value"], dtype=float)[chosen]
+        order = np.argsort(step, kind="stable")
+        step, value = step[order], value[order]
+        axes.plot(step, value, color=INK, linewidth=1.3 if name == "total" else 1.0)
+        low, high = (float(np.nanmin(value)), float(np.nanmax(value))) if np.isfinite(value).any() else (0.0, 1.0)
+        margin = 0.12 * (high - low) or 0.5
+        axes.set_ylim(low - margin, high + margin)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_color(FAINT)
+        axes.set_ylabel(plain(name, 18), rotation=0, ha="right", va="center", color=INK)
+        axes.text(1.02, 0.5, f"{value[0]:.3g} → {value[-1]:.3g}", transform=axes.transAxes, va="center", fontsize=7, color=MUTED)
+        if axes is not panels[-1]:
+            axes.tick_params(axis="x", length=0)
+    panels[-1].set_xlabel("step")
+    return figure
+
+
+def draw_relearning(relearning: Mapping[str, Mapping[str, Any]], scores: Scores) -> Figure | None:
+    """Recall of the half that is not taught again, over the steps of the attack; None when no attack was made.
+
+    Dotted: the half that is taught. The interval stands at the last step, where the score is taken.
+    """
+    curves = {model: _recall_by_step(relearning[model], "scored") for model in VOICES if model in relearning}
+    curves = {model: curve for model, curve in curves.items() if len(curve[0])}
+    if not curves:
+        return None
+    figure = new_figure(NARROW, 2.75)
+    axes = figure.add_subplot()
+    last = max(float(step[-1]) for step, _ in curves.values())
+    ends: list[tuple[float, str, str]] = []
+    for model, (step, recall) in curves.items():
+        voice = VOICES[model]
+        taught_step, taught = _recall_by_step(relearning[model], "taught")
+        axes.plot(taught_step, taught, color=voice.edge, linewidth=0.8, linestyle=(0, (1, 2)), alpha=0.7, zorder=1)
+        axes.plot(step, recall, color=voice.edge, linewidth=1.2, alpha=0.8, zorder=2)
+        mark(axes, model, step, recall, markersize=4)
+        row = scores.get("relearned_recall", "forget", model)
+        if row is not None and np.isfinite(row.low) and np.isfinite(row.high):
+            place = last * (1.03 + 0.025 * list(curves).index(model))
+            interval(axes, model, row.low, row.high, place, vertical=True)
+        ends.append((float(recall[-1]), f"{voice.word} {percent(float(recall[-1]))}", voice.text))
+    for height, text, colour in _spread(ends, 0.075):
+        axes.text(last * 1.12, height, text, color=colour, fontsize=7.5, va="center", clip_on=False)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(-0.02 * last, 1.5 * last)
+    axes.spines["bottom"].set_bounds(0, last)
+    ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= last]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    axes.set_xlabel("steps of fine-tuning on half of the facts", loc="left")
+    axes.set_title("Recall of the other half (dotted: of the half taught)", color=MUTED, fontsize=7.5)
+    return figure
+
+
+def draw_latents(latents: Sequence[MovedLatent]) -> Figure | None:
+    """Activation of the latents that moved most, before and after, beside the means of known and unknown; None without any."""
+    if not latents:
+        return None
+    figure = new_figure(NARROW, 0.62 + 0.27 * len(latents))
+    axes = figure.add_subplot()
+    for row, latent in enumerate(latents):
+        height = len(latents) - 1 - row
+        axes.axhline(height, color=FAINT, linewidth=0.6, zorder=0)
+        for value, colour in ((latent.known, KNOWN), (latent.unknown, UNKNOWN)):
+            axes.plot([value, value], [height - 0.3, height + 0.3], color=colour, linewidth=2.2, zorder=2, clip_on=False)
+        axes.annotate(
+            "", (latent.after, height), (latent.before, height), arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 1.0}, zorder=3
+        )
+        mark(axes, "base", latent.before, height)
+        mark(axes, "unlearned", latent.after, height)
+    axes.set_yticks(range(len(latents)), [latent.label for latent in reversed(latents)], color=INK, fontsize=7)
+    axes.set_ylim(-0.6, len(latents) - 0.4)
+    axes.set_xlim(left=0)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("mean activation at the last prompt token")
+    first = latents[0]
+    words = [(first.before, "before", INK), (first.after, "after", INK)]
+    for place, word, colour in words:
+        axes.text(place, len(latents) - 0.62, word, color=colour, fontsize=7, ha="center", va="bottom")
+    return figure
+
+
+def _offsets(scores: Scores, metric: str, step: float) -> dict[str, float]:
+    """Model -> shift beside its neighbours, for the models that have the metric."""
+    there = [model for model in VOICES if any(row.metric == metric and row.model == model and row.there for row in scores.rows)]
+    return {model: step * (place - (len(there) - 1) / 2) for place, model in enumerate(there)}
+
+
+def _name_models(axes: Axes, models: Sequence[str]) -> None:
+    """The marks with their words, to the right of the panel's title line."""
+    place = 1.0
+    for model in reversed(models):
+        voice = VOICES[model]
+        colour = GOLD_INK if model == "gold" else voice.text
+        axes.text(place, 1.0, voice.word, transform=axes.transAxes, ha="right", va="top", fontsize=7, color=colour)
+        place -= 0.045 + 0.028 * len(voice.word)
+        axes.plot([place + 0.022], [0.972], transform=axes.transAxes, clip_on=False, marker=voice.marker, markersize=4, markerfacecolor=voice.face, markeredgecolor=voice.edge, linestyle="none")  # fmt: skip
+
+
+def _layer(site: str) -> str:
+    layer = site_order(site)[0]
+    return str(layer) if site.startswith("residual_") and layer >= 0 else plain(site, 12)
+
+
+def _recall_by_step(table: Mapping[str, Any], part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and the mean hit at each: over a target's questions, then over targets."""
+    chosen = np.asarray(table["part"], dtype=str) == part
+    step, hit = np.asarray(table["step"])[chosen], np.asarray(table["hit"], dtype=float)[chosen]
+    entity = np.asarray(table["entity"], dtype=str)[chosen]
+    steps = np.unique(step)
+    recall = [np.mean([hit[(step == at) & (entity == one)].mean() for one in np.unique(entity[step == at])]) for at in steps]
+    return steps.astype(float), np.asarray(recall, dtype=float)
+
+
+def _spread(labels: Sequence[tuple[float, str, str]], gap: float) -> list[tuple[float, str, str]]:
+    """The labels with their heights moved apart by at least `gap`, within [0, 1]."""
+    ordered = sorted(labels, key=lambda label: label[0])
+    heights = [label[0] for label in ordered]
+    for index in range(1, len(heights)):
+        heights[index] = max(heights[index], heights[index - 1] + gap)
+    over = heights[-1] - 1.0
+    if over > 0:
+        heights[-1] -= over
+        for index in range(len(heights) - 2, -1, -1):
+            heights[index] = min(heights[index], heights[index + 1] - gap)
+    return [(height, text, colour) for height, (_, text, colour) in zip(heights, ordered, strict=True)]

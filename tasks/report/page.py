@@ -1,0 +1,223 @@
+"""The page a person reads: figures, answers, scores and where they come from, in one file without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from tasks.report import figures, summary
+from tasks.report.latent_map import Encoder, Entities, LatentMap, draw_coordinates, knownness_gap
+from tasks.report.look import styled, to_png, to_svg
+from tasks.report.map_figure import draw_map
+from tasks.report.moved import MovedLatent, moved_latents
+from tasks.report.scoring import METRICS, MODELS, SPLITS, STATES, Scores, number, percent
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that the page shows, as columns of the stages' tables. Models are base, unlearned and, maybe, gold."""
+
+    method: str
+    targets: tuple[str, ...]
+    who: Entities
+    questions: Mapping[str, Any]
+    scores: Mapping[str, Any]
+    training: Mapping[str, Any]
+    selection: Mapping[str, Any]
+    answers: Mapping[str, Mapping[str, Any]]
+    states: Mapping[str, Mapping[str, Any]]
+    """At the last prompt token of held-out questions."""
+    relearning: Mapping[str, Mapping[str, Any]]
+    dense: Mapping[str, Encoder]
+    """Site -> latents before the gate: the space of the map."""
+    active: Mapping[str, Encoder]
+    """Site -> latents as they fire."""
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made the page: no clock, no path of a machine."""
+
+    stages: tuple[tuple[str, str, str], ...]
+    """(stage, key, content)."""
+    settings: tuple[tuple[str, str], ...]
+    versions: tuple[tuple[str, str], ...]
+    model: str
+    """Folder of the unlearned model, below the home."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure on the page: what to see in it, in a sentence or two."""
+
+    name: str
+    title: str
+    caption: str
+    svg: Markup
+
+
+def make_page(material: Material, examples: int, latents: int) -> tuple[str, dict[str, bytes]]:
+    """The page as HTML, and its figures as PNG by name. The same material gives the same bytes."""
+    scores = Scores(material.scores)
+    found = find_map(material)
+    moved = moved_latents(material.states, material.active, material.who, material.selection, latents)
+    shown: dict[str, Shown] = {}
+    images: dict[str, bytes] = {}
+    with styled():
+        for name, title, caption, figure in _figures(material, scores, found, moved):
+            if figure is not None:
+                images[name] = to_png(figure)
+                shown[name] = Shown(name, title, caption, Markup(to_svg(figure, name, f"{title}. {caption}")))  # noqa: S704
+    claims = summary.make_claims(scores, material.targets)
+    page = _environment().get_template("page.html").render(
+        css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
+        targets=material.targets,
+        method=material.method,
+        has_gold="gold" in material.answers,
+        headline=summary.headline(claims),
+        claims=claims,
+        gauges=summary.make_gauges(scores),
+        figures=shown,
+        examples=_examples(material, ("target",), examples),
+        neighbours=_examples(material, ("neighbour",), max(1, examples // 2)),
+        table=_score_table(scores),
+        latents=moved,
+        provenance=material.provenance,
+    )
+    return page, images
+
+
+def find_map(material: Material) -> LatentMap | None:
+    """The map of the site at which the base model tells known from unknown best: chosen before unlearning."""
+    gaps = {site: knownness_gap(material.states["base"], site, material.who) for site in sorted(material.dense)}
+    for site in sorted(gaps, key=lambda site: (-round(gaps[site], 6), site)):
+        found = draw_coordinates(material.states, site, material.dense[site], material.who)
+        if found is not None:
+            return found
+    return None
+
+
+def _figures(
+    material: Material, scores: Scores, found: LatentMap | None, moved: Sequence[MovedLatent]
+) -> list[tuple[str, str, str, Figure | None]]:
+    names = dict(material.who.names)
+    listed = [
+        ("scores", "Forgotten, and kept", "Left is forgotten. The targets should move there; neighbours and other known entities should stay where they were.", figures.draw_scores(scores)),
+        ("knownness", "Known or unknown, layer by layer", "On the line, the targets cannot be told from entities the model has never met. Above it they look known; below, conspicuously unknown.", figures.draw_knownness(scores)),
+        ("relearning", "Does it come back?", "Half of the facts are taught again. If the other half returns faster than in the gold twin, it was hidden, not removed.", figures.draw_relearning(material.relearning, scores)),
+        ("training", "How it was trained", "The parts of the loss, each on its own scale; beside them the first and last value.", figures.draw_training(material.training)),
+        ("latents", "Latents that moved", "Blue and red bars: where the latent stands for the mean known and the mean unknown entity.", figures.draw_latents(moved)),
+    ]  # fmt: skip
+    drawn = draw_map(found, names) if found is not None else None
+    return [("map", "Where the target stands", _map_caption(found), drawn), *listed]
+
+
+def _map_caption(found: LatentMap | None) -> str:
+    if found is None:
+        return ""
+    kinds = f" of type {' and '.join(found.types)}" if found.types else ""
+    text = f"Entities{kinds} in the latent space of {found.site}, by mean over unseen wordings; the axes were fitted on other entities, before unlearning. "
+    text += "An arrow leads from each target before to after; tails show how far known entities were dragged along"
+    text += f" (half of them less than {percent(found.spill)} as far)." if np.isfinite(found.spill) else "."
+    if found.agreement is not None and not found.targets.get("gold"):
+        text += " The gold twin is left out: its space could not be matched to this one."
+    elif found.targets.get("gold"):
+        text += " The gold twin's space was turned onto this one."
+    return text
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question and what each model says."""
+
+    before_name: str
+    name: str
+    after_name: str
+    truth: str
+    said: Mapping[str, tuple[str, bool, float]]
+    """model -> (what it says, whether that is right, probability of the true answer)."""
+
+
+def _examples(material: Material, roles: tuple[str, ...], count: int) -> list[Example]:
+    """Held-out questions about entities of these roles, taken in turn from each entity and relation."""
+    questions = material.questions
+    chosen = set(material.who.with_role(*roles))
+    tables = {model: {int(q): row for row, q in enumerate(columns["question"])} for model, columns in material.answers.items()}
+    turns: dict[tuple[str, str], int] = {}
+    rows = []
+    for row, entity in enumerate(questions["entity"]):
+        question = int(questions["question"][row])
+        if entity in chosen and questions["held_out"][row] and all(question in table for table in tables.values()):
+            relation = (str(entity), str(questions["relation"][row]))
+            rows.append((turns.setdefault(relation, 0), _turn_of(material, relation), row))
+            turns[relation] += 1
+    rows.sort()
+    return [_example(material, row, tables) for _, _, row in rows[:count]]
+
+
+def _turn_of(material: Material, relation: tuple[str, str]) -> tuple[str, str]:
+    return relation[1], relation[0]
+
+
+def _example(material: Material, row: int, tables: Mapping[str, Mapping[int, int]]) -> Example:
+    questions = material.questions
+    prompt, start, end = str(questions["prompt"][row]), int(questions["name_start"][row]), int(questions["name_end"][row])
+    said = {}
+    for model in MODELS:
+        if model in tables:
+            columns, place = material.answers[model], tables[model][int(questions["question"][row])]
+            text, hit = str(columns["generated"][place]).strip(), bool(columns["hit"][place])
+            said[model] = (text or ("as it should be" if hit else "something else"), hit, float(np.exp(columns["log_probability"][place])))
+    return Example(prompt[:start], prompt[start:end], prompt[end:], str(questions["answers"][row][0]), said)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the score table."""
+
+    metric: str
+    site: str
+    arrow: str
+    better: str
+    cells: tuple[tuple[str, str], ...]
+    """(value, interval) of each model."""
+    count: int
+    note: str
+
+
+def _score_table(scores: Scores) -> list[tuple[str, list[Line]]]:
+    """(split, its lines) in the order of the page."""
+    table: dict[str, list[Line]] = {}
+    for metric, split, site in scores.lines():
+        rows = scores.line(metric, split, site)
+        better = next(row.better for row in rows.values())
+        arrow = {"lower": "↓", "higher": "↑"}.get(better, "→")
+        cells = []
+        for model in MODELS:
+            row = rows.get(model)
+            has_interval = row is not None and row.there and np.isfinite(row.low) and np.isfinite(row.high)
+            cells.append((number(row.value) if row else "–", f"{number(row.low)} to {number(row.high)}" if row and has_interval else ""))
+        judged = rows.get("unlearned")
+        notes = {model: STATES.get(row.state, row.state) for model, row in rows.items() if row.state != "ok"}
+        words = {"base": "before", "unlearned": "after", "gold": "gold twin"}
+        note = "; ".join(f"{words.get(model, model)}: {text}" for model, text in notes.items())
+        table.setdefault(split, []).append(Line(METRICS.get(metric, metric), site, arrow, better, tuple(cells), judged.count if judged else 0, note))
+    return [(SPLITS.get(split, split), lines) for split, lines in table.items()]
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "percent": percent}
+    return environment

@@ -1,0 +1,17 @@
+"""Settings of the report stage, section `[report]` of an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.records import setting
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What the page shows."""
+
+    examples: int = setting(8, minimum=1)
+    """Questions about the targets shown with the answers of the three models; half as many about neighbours."""
+    latents: int = setting(8, minimum=1)
+    """Latents shown, those that moved most at the target."""

@@ -1,0 +1,216 @@
+"""What the numbers say, in plain words: no more than their intervals and states allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.report.scoring import STATES, Row, Scores, percent
+
+WIDE = 0.4
+"""An interval of a share at least this wide is called wide."""
+HARDLY = 0.1
+"""Recall up to which, without a gold twin to compare with, a target counts as no longer answered."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence or two about one question, and whether they speak for the unlearning."""
+
+    question: str
+    verdict: str
+    """`yes`, `no` or `unclear`."""
+    answer: str
+    """The answer in a word or few."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """One number of the head of the page, on a scale from 0 to 1."""
+
+    title: str
+    note: str
+    base: Row | None
+    unlearned: Row
+    gold: Row | None
+    aim: float
+    """Where a perfect unlearning would stand."""
+
+
+def headline(claims: Sequence[Claim]) -> str:
+    """The one sentence that the claims allow together."""
+    verdicts = {claim.question: claim.verdict for claim in claims}
+    silent, inside = verdicts.get("answers", "unclear"), verdicts.get("inside", "unclear")
+    back, kept = verdicts.get("relearning", "unclear"), verdicts.get("kept", "unclear")
+    if silent == "no":
+        return "Not forgotten: it still answers."
+    if silent == "unclear":
+        return "Not decided: these numbers do not show whether it still answers."
+    if back == "no":
+        return "Hidden rather than forgotten: it no longer answers, yet relearns faster than a model that never knew."
+    if inside == "no":
+        return "Silenced rather than forgotten: it no longer answers, yet inside it still tells the target from an unknown."
+    if inside == "unclear":
+        return "It no longer answers; whether it still knows inside, these numbers do not decide."
+    price = {"yes": "with no loss elsewhere that these numbers show", "no": "at a price: others suffered too", "unclear": "at a price these numbers do not decide"}
+    where = "Forgotten in its answers and inside" if back == "yes" else "Forgotten in its answers and, as far as was probed, inside"
+    return f"{where}, {price[kept]}."
+
+
+def make_claims(scores: Scores, targets: Sequence[str]) -> list[Claim]:
+    """The claims in the order of the page: answers, inside, relearning, what was kept."""
+    names = _join(targets)
+    claims = [_answers(scores, targets, names), _inside(scores, names), _relearning(scores), _kept(scores)]
+    return [claim for claim in claims if claim is not None]
+
+
+def make_gauges(scores: Scores) -> list[Gauge]:
+    """The numbers of the head of the page that were scored."""
+    gauges: list[Gauge] = []
+
+    def add(title: str, note: str, metric: str, split: str, aim: float, site: str = "") -> None:
+        unlearned = scores.get(metric, split, "unlearned", site)
+        if unlearned is not None:
+            base, gold = (scores.get(metric, split, model, site) for model in ("base", "gold"))
+            gauges.append(Gauge(title, note, base, unlearned, gold, aim))
+
+    add("Still answers", "recall of the targets, in wordings never trained on", "recall", "forget", 0.0)
+    if site := telling_site(scores):
+        add("Looks known inside", f"AUROC against unknown entities, {site}; 50 % is unknown", "knownness_auroc", "forget", 0.5, site)
+    add("Comes back", "recall of the other half after relearning one half", "relearned_recall", "forget", 0.0)
+    add("Others still known", "recall of known entities that no loss saw", "recall", "retain", 1.0)
+    return gauges
+
+
+def telling_site(scores: Scores) -> str:
+    """The site at which the base model tells the targets best from unknown entities: chosen before unlearning."""
+    rows = [(site, scores.get("knownness_auroc", "forget", "base", site)) for site in scores.sites("knownness_auroc")]
+    there = [(row.value, site) for site, row in rows if row is not None]
+    return max(there)[1] if there else ""
+
+
+def _answers(scores: Scores, targets: Sequence[str], names: str) -> Claim:
+    before, after, gold = (scores.get("recall", "forget", model) for model in ("base", "unlearned", "gold"))
+    if after is None or not after.judged:
+        return Claim("answers", "unclear", "cannot be judged", f"Recall of {names} cannot be judged{_why(after)}.")
+    text = f"Asked about {names} in wordings it was never trained on, the model is right {_with_interval(after)} of the time"
+    text += f"; before, {percent(before.value)}." if before is not None else "."
+    pronoun = "it" if len(targets) == 1 else "them"
+    if gold is not None and gold.judged:
+        relation = _relation(after, gold, "more than", "less than")
+        text += f" The gold twin, which never saw {pronoun}, reaches {percent(gold.value)}: {relation}."
+    if before is None or not before.judged:
+        return Claim("answers", "unclear", "nothing to compare", text)
+    if after.low > before.high:
+        return Claim("answers", "no", "it answers more", text)
+    if after.high >= before.low:
+        text += " The intervals before and after overlap, so no change can be told."
+        return Claim("answers", "no" if after.low > 0.5 else "unclear", "it still answers" if after.low > 0.5 else "no change to be told", text)
+    if gold is not None and gold.judged:
+        if after.low > gold.high:
+            return Claim("answers", "no", "less, yet more than the gold twin", text)
+        return Claim("answers", "yes", "no more than the gold twin", text)
+    if after.value <= HARDLY:
+        return Claim("answers", "yes", "hardly ever", text)
+    return Claim("answers", "no", "less, yet it still answers", text)
+
+
+def _inside(scores: Scores, names: str) -> Claim | None:
+    sites = scores.sites("knownness_auroc")
+    pairs = [(site, scores.get("knownness_auroc", "forget", "base", site), scores.get("knownness_auroc", "forget", "unlearned", site)) for site in sites]
+    telling = [(site, after) for site, before, after in pairs if after and after.judged and before and before.judged and before.low > 0.5]
+    if not sites:
+        return None
+    if not telling:
+        text = f"At none of {len(sites)} layers did {names} stand apart from unknown entities before, so nothing can be said of after."
+        return Claim("inside", "unclear", "no power", text)
+    still = [site for site, row in telling if row.low > 0.5]
+    over = [site for site, row in telling if row.high < 0.5]
+    same = [site for site, row in telling if row.low <= 0.5 <= row.high]
+    parts = []
+    if same:
+        parts.append(f"cannot be told from that of unknown entities at {len(same)} of the {len(telling)} layers where it could before")
+    if still:
+        parts.append(f"still looks known at {_places(still)}")
+    if over:
+        parts.append(f"looks less known than an unknown entity at {_places(over)}, which gives it away as well")
+    text = f"The activation of {names} " + "; it ".join(parts) + "."
+    wide = [site for site, row in telling if row.high - row.low >= WIDE]
+    if wide and same:
+        text += " The intervals are wide: a small difference would not show."
+    if still or over:
+        return Claim("inside", "no", "it can still be told apart", text)
+    return Claim("inside", "unclear" if len(wide) == len(telling) else "yes", "looks unknown", text)
+
+
+def _relearning(scores: Scores) -> Claim | None:
+    after, gold = (scores.get("relearned_recall", "forget", model) for model in ("unlearned", "gold"))
+    if after is None:
+        return None
+    if not after.judged:
+        return Claim("relearning", "unclear", "cannot be judged", f"Relearning cannot be judged{_why(after)}.")
+    text = f"Taught half of the facts again, it is right on the other half {_with_interval(after)} of the time"
+    if gold is None or not gold.judged:
+        return Claim("relearning", "unclear", "nothing to compare", f"{text}. Without a gold twin, how much of that is knowledge that was hidden cannot be told.")
+    relation = _relation(after, gold, "more than", "less than")
+    text += f"; the gold twin, which learns them for the first time, {percent(gold.value)}: {relation}."
+    if after.low > gold.high:
+        return Claim("relearning", "no", "it comes back", text)
+    return Claim("relearning", "yes", "no faster than the gold twin", text)
+
+
+def _kept(scores: Scores) -> Claim | None:
+    parts, lost, judged = [], [], 0
+    for split, word in (("retain", "other known entities"), ("neighbours", "neighbours that share an answer")):
+        before, after = scores.get("recall", split, "base"), scores.get("recall", split, "unlearned")
+        if before is None or after is None:
+            continue
+        if not (before.judged and after.judged):
+            parts.append(f"recall of {word} cannot be judged{_why(after)}")
+            continue
+        judged += 1
+        change = f"from {percent(before.value)} to {_with_interval(after)}"
+        if after.high < before.low:
+            lost.append(word)
+            parts.append(f"recall of {word} fell {change}")
+        else:
+            parts.append(f"recall of {word} went {change}, no loss that these intervals show")
+    if not parts:
+        return None
+    text = "; ".join(parts) + "."
+    text = text[0].upper() + text[1:]
+    if lost:
+        return Claim("kept", "no", "others suffered", text)
+    return Claim("kept", "yes" if judged == len(parts) else "unclear", "no loss to be told" if judged else "cannot be judged", text)
+
+
+def _relation(row: Row, other: Row, more: str, less: str) -> str:
+    if row.low > other.high:
+        return f"{more} the gold twin"
+    if row.high < other.low:
+        return f"{less} the gold twin"
+    return "the intervals overlap, so the two cannot be told apart"
+
+
+def _with_interval(row: Row) -> str:
+    if percent(row.low) == percent(row.high):
+        return percent(row.value)
+    return f"{percent(row.value)} [{percent(row.low)} to {percent(row.high)}]"
+
+
+def _why(row: Row | None) -> str:
+    reason = STATES.get(row.state, row.state) if row is not None else "it was not scored"
+    return f" ({reason})" if reason else ""
+
+
+def _places(sites: Sequence[str]) -> str:
+    return ("layer " if len(sites) == 1 else "layers ") + _join([site.removeprefix("residual_") for site in sites])
+
+
+def _join(names: Sequence[str]) -> str:
+    if len(names) <= 1:
+        return "".join(names)
+    if len(names) > 4:
+        return f"{len(names)} entities"
+    return ", ".join(names[:-1]) + f" and {names[-1]}"
