@@ -193,6 +193,7 @@ def disk_errors() -> Iterator[None]:
             errno.EROFS: "the file system is read-only",
             errno.EACCES: "permission was denied",
             errno.EPERM: "permission was denied",
+            errno.ENOTDIR: "a part of its path is a file",
         }
         if error.errno not in reasons:
             raise
