@@ -58,13 +58,13 @@ def canonical(value: Any) -> Any:
 
 
 def plugins_in(value: Any) -> Iterator[tuple[str, str]]:
-    """(folder, name) of every plugin that a settings value names."""
+    """(folder, name) of every plugin that a settings value names; the name `*` for an empty tuple, which means all."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for entry in dataclasses.fields(value):
             item = getattr(value, entry.name)
             if folder := entry.metadata.get("plugin"):
-                for name in item if isinstance(item, tuple) else (item,):
-                    yield folder, name
+                names = (item or ("*",)) if isinstance(item, tuple) else (item,)
+                yield from ((folder, name) for name in names)
             else:
                 yield from plugins_in(item)
     elif isinstance(value, list | tuple):

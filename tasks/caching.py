@@ -141,7 +141,9 @@ class Stage:
     def explanation(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """All that the key covers, readable."""
         roots = [f"{self.function.__module__}:{self.function.__name__}"]
-        roots += [catalogue.module_of(folder, name) for value in inputs.values() for folder, name in keys.plugins_in(value)]
+        for folder, name in keys.plugins_in(tuple(inputs.values())):
+            named = catalogue.names(folder) if name == "*" else [name]
+            roots += [catalogue.module_of(folder, each) for each in named]
         return {
             "stage": self.name,
             "inputs": {name: keys.canonical(value) for name, value in sorted(inputs.items())},

@@ -22,12 +22,15 @@ class RelearningSettings:
     relearning_steps: int = setting(12, minimum=1)
     relearning_rate: float = setting(5e-4, minimum=1e-8, maximum=1.0)
     relearning_seed: int = setting(0, minimum=0)
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
 
 
 @dataclass(frozen=True)
 class ScoreSettings:
     """How intervals are drawn."""
 
+    metrics: tuple[str, ...] = setting((), plugin="evaluation/metrics")
+    """Names of metrics; none means all there are."""
     bootstrap_draws: int = setting(2000, minimum=100)
     confidence: float = setting(0.95, minimum=0.5, maximum=0.999)
     score_seed: int = setting(0, minimum=0)

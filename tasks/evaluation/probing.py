@@ -1,0 +1,100 @@
+"""Knownness as one direction per site, and the target's place among unknown entities along it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.evaluation.metric import Case, Tables
+
+POSITIONS = ("name_last", "prompt_last")
+KNOWN_ROLES = ("retain", "retain_held_out", "neighbour")
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One site and position: rows of the states table and the standardised vectors of every role there."""
+
+    site: str
+    position: str
+    rows: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return f"{self.site}@{self.position}"
+
+
+def places(tables: Tables) -> Iterator[Place]:
+    """Every site at every position."""
+    sites = sorted((name for name in tables.states if name.startswith("residual_")), key=lambda name: int(name[9:]))
+    for position in POSITIONS:
+        rows = np.flatnonzero(np.asarray(tables.states["position"]) == position)
+        for site in sites:
+            yield Place(site, position, rows)
+
+
+def knownness_direction(case: Case, base: Tables, place: Place) -> np.ndarray:
+    """[D]: mean difference of known and unknown reference entities, per entity type and then averaged, in units of the
+    pooled variance of each coordinate. Fitted on the starting model, targets and other candidates left out."""
+    states = base.vectors(place.site)[place.rows]
+    entities = base.states["entity"][place.rows]
+    roles = np.array([case.roles.get(entity, "") for entity in entities])
+    kinds = np.array([case.types[entity] for entity in entities])
+    known, unknown = np.isin(roles, KNOWN_ROLES), roles == "unknown_reference"
+    gaps, variances = [], []
+    for kind in np.unique(kinds):
+        here, there = states[known & (kinds == kind)], states[unknown & (kinds == kind)]
+        if len(here) and len(there):
+            gaps.append(here.mean(0) - there.mean(0))
+            variances.append((here.var(0) + there.var(0)) / 2)
+    return np.mean(gaps, 0) / (np.mean(variances, 0) + 1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """A target's prompts against the same prompts of unknown held-out entities of its type."""
+
+    target: str
+    target_states: np.ndarray
+    """[P, D]."""
+    unknown_states: np.ndarray
+    """[P, E, D]."""
+    centre: np.ndarray
+    """[P, D]: mean of the unknown reference entities on each prompt."""
+
+
+def panels(case: Case, tables: Tables, place: Place) -> Iterator[Panel]:
+    """One panel a target."""
+    states = tables.vectors(place.site)[place.rows]
+    sentence = sentence_of(tables.answers)
+    questions = tables.states["question"][place.rows]
+    entities = tables.states["entity"][place.rows]
+    table: dict[str, dict[tuple[str, int], int]] = {}
+    for row, (entity, question) in enumerate(zip(entities, questions, strict=True)):
+        table.setdefault(entity, {})[sentence[int(question)]] = row
+    for target in sorted(entity for entity, role in case.roles.items() if role == "target"):
+        prompts = sorted(table.get(target, {}))
+        groups = {
+            role: [e for e in sorted(table) if case.roles.get(e) == role and case.types[e] == case.types[target]
+                   and all(prompt in table[e] for prompt in prompts)]
+            for role in ("unknown_held_out", "unknown_reference")
+        }  # fmt: skip
+        if not prompts or not all(groups.values()):
+            continue
+        gathered = {role: states[[[table[e][prompt] for e in members] for prompt in prompts]] for role, members in groups.items()}
+        yield Panel(
+            target,
+            states[[table[target][prompt] for prompt in prompts]],
+            gathered["unknown_held_out"],
+            gathered["unknown_reference"].mean(1),
+        )
+
+
+def sentence_of(answers: Mapping[str, np.ndarray]) -> dict[int, tuple[str, int]]:
+    """Question -> (relation, template)."""
+    return {
+        int(question): (relation, int(template))
+        for question, relation, template in zip(answers["question"], answers["relation"], answers["template"], strict=True)
+    }
