@@ -188,10 +188,8 @@ def _parts(given: dict[str, dict[str, _Given]]) -> dict[str, Any]:
                 if key in given[section] and not (part == "alignment" and key == _OWN_SETTINGS):
                     values[key] = _checked(given[section][key], entry, kind)
             parts[part] = cls(**values)
-    alignment = parts["alignment"]
-    method_given = given["alignment"].get("method")
-    _method_module(alignment.method, method_given.where if method_given else "[alignment] method")
     if own := given["alignment"].get(_OWN_SETTINGS):
+        alignment = parts["alignment"]
         parts["alignment"] = dataclasses.replace(alignment, settings=_method_settings(alignment.method, own))
     return parts
 
@@ -199,13 +197,6 @@ def _parts(given: dict[str, dict[str, _Given]]) -> dict[str, Any]:
 def _fields(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     kinds = typing.get_type_hints(cls)
     return {entry.name: (entry, kinds[entry.name]) for entry in dataclasses.fields(cls)}
-
-
-def _method_module(method: str, where: str) -> None:
-    try:
-        catalogue.module_of("alignment/methods", method)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
 
 
 def _method_settings(method: str, own: _Given) -> tuple[tuple[str, Any], ...]:
@@ -243,6 +234,7 @@ def _checked(given: _Given, entry: dataclasses.Field[Any], kind: Any) -> Any:
         if isinstance(value, list):
             items = [_scalar(item, item_kind) for item in value]
             if all(item is not _WRONG and _in_range(item, limits) for item in items):
+                _check_plugins(items, limits, given.where)
                 return tuple(items)
             wrong = next(
                 raw for raw, item in zip(value, items, strict=True) if item is _WRONG or not _in_range(item, limits)
@@ -257,7 +249,17 @@ def _checked(given: _Given, entry: dataclasses.Field[Any], kind: Any) -> Any:
             else ""
         )
         raise _refusal(given, entry, _describe(kind, limits), value, remedy)
+    _check_plugins([scalar], limits, given.where)
     return scalar
+
+
+def _check_plugins(names: Sequence[str], limits: typing.Mapping[str, Any], where: str) -> None:
+    """That each name is a file of the plugins' folder, which is looked at and not imported. Raises: UsageError."""
+    for name in names if limits.get("plugin") else ():
+        try:
+            catalogue.module_of(limits["plugin"], name)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
 
 
 _WRONG = object()

@@ -216,7 +216,7 @@ def cached_record(stage_name: str, key: str) -> Any | None:
 class RecordSerializer(JSONSerializer):
     """Records as JSON; loading checks the files of every artifact inside, so a broken one is a cache miss."""
 
-    type: Literal["record"] = Field(default="record", frozen=True)  # type: ignore[assignment]
+    type: Literal["record"] = Field(default="record", frozen=True)
 
     def dumps(self, obj: Any) -> bytes:
         if isinstance(obj, BaseException):
@@ -331,7 +331,7 @@ def _change(name: str, before: Any, after: Any) -> str:
     if kind == "code":
         return f"code {rest} {'added' if before is None else 'removed' if after is None else 'edited'}"
     if name.endswith(".artifact"):
-        return f"input {rest.removesuffix('.artifact')} has other content"
+        return f"input {rest.replace('.artifact', '')} has other content"
     return f"{rest}: {before!r} -> {after!r}"
 
 
