@@ -40,7 +40,6 @@ def assess(subject: Subject, model: ModelRef, experiment: Experiment) -> Assessm
     )
     scorecard = score(
         subject.world,
-        subject.entities,
         subject.forget_set,
         before,
         after,

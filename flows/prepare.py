@@ -45,6 +45,6 @@ def look_inside(subject: Subject, experiment: Experiment) -> Insight:
     """The base model's activations, sparse autoencoders of them, and the latents that carry knownness."""
     activations = extract_activations(subject.testbed.base, subject.world, subject.entities, experiment.activations)
     sae = train_autoencoders(activations, experiment.autoencoder)
-    statistics = measure_latents(activations, sae, subject.entities, subject.forget_set)
-    selection = select_latents(statistics, experiment.latents)
+    statistics = measure_latents(subject.world, activations, sae)
+    selection = select_latents(statistics, subject.entities, subject.forget_set, experiment.latents)
     return Insight(sae, statistics, selection)

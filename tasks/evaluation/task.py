@@ -79,7 +79,7 @@ def _general(loaded: Any, questions: Columns, label: dict[str, str], settings: O
     }
 
 
-@stage("relearning", tags=("gpu",))
+@stage("stress", tags=("gpu",))
 def relearn(model: ModelRef, world: World, forget_set: ForgetSet, settings: RelearningSettings) -> Observations:
     """Teach half of each target's facts back and score the other half after every step: `relearning.parquet`."""
     from tasks.evaluation.relearning import relearn_curve

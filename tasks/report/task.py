@@ -11,12 +11,10 @@ from storage.records import (
     ForgetSet,
     LatentSelection,
     LatentStats,
-    ModelRef,
     Observations,
     Report,
     SaeRef,
     Scorecard,
-    TrackedRun,
     UnlearnedModel,
     World,
 )
@@ -99,7 +97,9 @@ def _states(observations: Observations, world: World, sites: list[str]) -> dict[
         for row, (question, position) in enumerate(zip(table["question"], table["position"], strict=True))
         if position == "prompt_last" and int(question) in held_out
     ]
-    return {name: table[name][kept] for name in ("entity", *sites)}
+    from tasks.models.states import from_stored
+
+    return {"entity": table["entity"][kept]} | {site: from_stored(table[site][kept]).numpy() for site in sites}
 
 
 def _encoders(sae: SaeRef) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The twin of `sae_guided` without the autoencoder: the same loss on the raw residual stream, as a control.
 
-    L as in `sae_guided` with z = h, the residual stream itself
+    L = that of `sae_guided` with z = h, the residual stream itself
 
 Source:     ours, a control: what it does as well as `sae_guided` is not owed to the autoencoder.
 Defaults:   those of `sae_guided`.
