@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from tasks.report.look import FAINT, GOLD_INK, INK, KNOWN, MUTED, NARROW, UNKNOWN, VOICES, interval, mark, new_figure, plain
+from tasks.report.look import FAINT, INK, KNOWN, MUTED, NARROW, UNKNOWN, VOICES, interval, mark, new_figure, plain
 from tasks.report.moved import MovedLatent
 from tasks.report.scoring import METRICS, Scores, percent, site_order
 
@@ -26,7 +27,6 @@ def draw_knownness(scores: Scores) -> Figure | None:
     figure = new_figure(NARROW, 2.75)
     axes = figure.add_subplot()
     axes.axhline(0.5, color=UNKNOWN, linewidth=1.0, zorder=1)
-    axes.text(len(sites) - 0.45, 0.5, "cannot be told from unknown", color=UNKNOWN, fontsize=7, ha="right", va="bottom")
     for model, offset in _offsets(scores, "knownness_auroc", 0.2).items():
         rows = [(place, scores.get("knownness_auroc", "forget", model, site)) for place, site in enumerate(sites)]
         there = [(place + offset, row) for place, row in rows if row is not None]
@@ -38,10 +38,12 @@ def draw_knownness(scores: Scores) -> Figure | None:
     axes.set_xticks(range(len(sites)), [_layer(site) for site in sites])
     axes.set_xlim(-0.5, len(sites) - 0.4)
     axes.set_ylim(-0.03, 1.03)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+    axes.set_yticks([0, 0.5, 1], ["0\nstands out", "0.5\nlike unknown", "1\nlike known"])
+    axes.get_yticklabels()[1].set_color(UNKNOWN)
+    axes.get_yticklabels()[2].set_color(KNOWN)
     axes.set_xlabel("after block")
     axes.set_title("AUROC of the targets against unknown entities", color=MUTED, fontsize=7.5)
-    _name_models(axes, [model for model in VOICES if any(scores.get("knownness_auroc", "forget", model, s) for s in sites)])
+    _name_models(figure, [model for model in VOICES if any(scores.get("knownness_auroc", "forget", model, s) for s in sites)])
     return figure
 
 
@@ -68,8 +70,8 @@ def draw_scores(scores: Scores) -> Figure | None:
         axes.spines["left"].set_visible(False)
         axes.set_title(METRICS[metric], color=MUTED, fontsize=7.5)
     panels[-1].set_xlim(-0.02, 1.02)
-    panels[-1].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
-    _name_models(panels[0], [model for model in VOICES if scores.get(metrics[0], "forget", model)])
+    panels[-1].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
+    _name_models(figure, [model for model in VOICES if scores.get(metrics[0], "forget", model)])
     return figure
 
 
@@ -129,9 +131,9 @@ def draw_relearning(relearning: Mapping[str, Mapping[str, Any]], scores: Scores)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(-0.02 * last, 1.5 * last)
     axes.spines["bottom"].set_bounds(0, last)
-    ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= last]
+    ticks = np.unique(np.linspace(0, last, 5).round())
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    axes.set_yticks([0, 0.5, 1], ["0", "50%", "100%"])
     axes.set_xlabel("steps of fine-tuning on half of the facts", loc="left")
     axes.set_title("Recall of the other half (dotted: of the half taught)", color=MUTED, fontsize=7.5)
     return figure
@@ -155,7 +157,7 @@ def draw_latents(latents: Sequence[MovedLatent]) -> Figure | None:
         mark(axes, "unlearned", latent.after, height)
     axes.set_yticks(range(len(latents)), [latent.label for latent in reversed(latents)], color=INK, fontsize=7)
     axes.set_ylim(-0.6, len(latents) - 0.4)
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("mean activation at the last prompt token")
@@ -172,15 +174,15 @@ def _offsets(scores: Scores, metric: str, step: float) -> dict[str, float]:
     return {model: step * (place - (len(there) - 1) / 2) for place, model in enumerate(there)}
 
 
-def _name_models(axes: Axes, models: Sequence[str]) -> None:
-    """The marks with their words, to the right of the panel's title line."""
-    place = 1.0
-    for model in reversed(models):
-        voice = VOICES[model]
-        colour = GOLD_INK if model == "gold" else voice.text
-        axes.text(place, 1.0, voice.word, transform=axes.transAxes, ha="right", va="top", fontsize=7, color=colour)
-        place -= 0.045 + 0.028 * len(voice.word)
-        axes.plot([place + 0.022], [0.972], transform=axes.transAxes, clip_on=False, marker=voice.marker, markersize=4, markerfacecolor=voice.face, markeredgecolor=voice.edge, linestyle="none")  # fmt: skip
+def _name_models(figure: Figure, models: Sequence[str]) -> None:
+    """The marks with their words, on a line of their own above the figure."""
+    handles = [
+        Line2D([], [], linestyle="none", marker=voice.marker, markersize=voice.size, markerfacecolor=voice.face, markeredgecolor=voice.edge, label=voice.word)
+        for voice in (VOICES[model] for model in models)
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=len(models), frameon=False, fontsize=7, labelcolor=[VOICES[model].text for model in models], handletextpad=0.1, columnspacing=1.2, borderpad=0.1
+    )
 
 
 def _layer(site: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from tasks.report.latent_map import LatentMap
-from tasks.report.look import FAINT, INK, KNOWN, MUTED, UNKNOWN, VOICES, WIDE, mark, new_figure, plain
+from tasks.report.look import INK, KNOWN, UNKNOWN, VOICES, WIDE, mark, new_figure, plain
 
 MOST_POINTS = 250
 """Entities of a kind that are drawn; more are thinned evenly."""
@@ -83,7 +83,7 @@ def _frame(axes: Axes, above: Axes, found: LatentMap, known: np.ndarray, unknown
     everyone = np.concatenate([known, unknown])
     low = np.minimum(np.quantile(everyone, 0.005, axis=0), marks.min(axis=0))
     high = np.maximum(np.quantile(everyone, 0.995, axis=0), marks.max(axis=0))
-    margin = 0.07 * (high - low) + 1e-6
+    margin = 0.1 * (high - low) + 1e-6
     axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
     axes.set_ylim(low[1] - margin[1], high[1] + 1.5 * margin[1])
     above.set_xlim(axes.get_xlim())
@@ -105,12 +105,12 @@ def _name_targets(axes: Axes, found: LatentMap, names: dict[str, str], points: n
             if target in found.targets.get("gold", {}):
                 wanted.append((found.targets["gold"][target], "gold twin", VOICES["gold"].text))
     obstacles = to_pixels(points)
-    marks = to_pixels(np.array([point for group in found.targets.values() for point in group.values()]))
+    marks = to_pixels(np.array(_ways(found)))
     boxes: list[tuple[float, float, float, float]] = []
     frame = axes.get_window_extent()
     for point, text, colour in wanted:
         x, y = to_pixels(point)
-        width, height = 6.1 * len(text), 12.0
+        width, height = 7.2 * len(text), 12.0
         best = min(
             _sides(x, y, width, height),
             key=lambda side: _cost(side[2], boxes, obstacles, marks, (frame.x0, frame.y0, frame.x1, frame.y1)),
@@ -120,6 +120,16 @@ def _name_targets(axes: Axes, found: LatentMap, names: dict[str, str], points: n
         axes.annotate(
             text, point, xytext=shift, textcoords="offset pixels", ha=alignment, va="center", color=colour, fontsize=8, fontweight="bold", zorder=6, annotation_clip=False
         )
+
+
+def _ways(found: LatentMap) -> list[tuple[float, float]]:
+    """Points along every arrow and dotted line, their ends included."""
+    points = []
+    for target, end in found.targets["unlearned"].items():
+        starts = [found.targets["base"][target], found.targets.get("gold", {}).get(target, end)]
+        for start in starts:
+            points += [tuple(float(s + share * (e - s)) for s, e in zip(start, end, strict=True)) for share in np.linspace(0, 1, 12)]
+    return points  # type: ignore[return-value]
 
 
 _Box = tuple[float, float, float, float]

@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.report.latent_map import Encoder, Entities, entity_means
 
-FIRES_ON = 4
+FIRES_ON = 3
 """Entities named for a latent."""
 SILENT = 1e-6
 """Mean activation at or below which a latent does not fire on an entity."""

@@ -77,10 +77,10 @@ def make_page(material: Material, examples: int, latents: int) -> tuple[str, dic
         for name, title, caption, figure in _figures(material, scores, found, moved):
             if figure is not None:
                 images[name] = to_png(figure)
-                shown[name] = Shown(name, title, caption, Markup(to_svg(figure, name, f"{title}. {caption}")))  # noqa: S704
+                shown[name] = Shown(name, title, caption, Markup(to_svg(figure, name, f"{title}. {caption}")))
     claims = summary.make_claims(scores, material.targets)
     page = _environment().get_template("page.html").render(
-        css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
+        css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         targets=material.targets,
         method=material.method,
         has_gold="gold" in material.answers,
@@ -128,7 +128,7 @@ def _map_caption(found: LatentMap | None) -> str:
     kinds = f" of type {' and '.join(found.types)}" if found.types else ""
     text = f"Entities{kinds} in the latent space of {found.site}, by mean over unseen wordings; the axes were fitted on other entities, before unlearning. "
     text += "An arrow leads from each target before to after; tails show how far known entities were dragged along"
-    text += f" (half of them less than {percent(found.spill)} as far)." if np.isfinite(found.spill) else "."
+    text += f" (half of them less than {percent(found.spill)} as far as the targets)." if np.isfinite(found.spill) else "."
     if found.agreement is not None and not found.targets.get("gold"):
         text += " The gold twin is left out: its space could not be matched to this one."
     elif found.targets.get("gold"):

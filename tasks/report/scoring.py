@@ -129,7 +129,7 @@ def percent(value: float) -> str:
     if not math.isfinite(value):
         return "–"
     if 0 < value < 0.005:
-        return "<1 %"
+        return "<1%"
     if 0.995 < value < 1:
-        return ">99 %"
-    return f"{100 * value:.0f} %"
+        return ">99%"
+    return f"{100 * value:.0f}%"

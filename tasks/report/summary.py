@@ -77,7 +77,7 @@ def make_gauges(scores: Scores) -> list[Gauge]:
 
     add("Still answers", "recall of the targets, in wordings never trained on", "recall", "forget", 0.0)
     if site := telling_site(scores):
-        add("Looks known inside", f"AUROC against unknown entities, {site}; 50 % is unknown", "knownness_auroc", "forget", 0.5, site)
+        add("Looks known inside", f"AUROC against unknown entities, {site}; 50% is unknown", "knownness_auroc", "forget", 0.5, site)
     add("Comes back", "recall of the other half after relearning one half", "relearned_recall", "forget", 0.0)
     add("Others still known", "recall of known entities that no loss saw", "recall", "retain", 1.0)
     return gauges
@@ -110,7 +110,7 @@ def _answers(scores: Scores, targets: Sequence[str], names: str) -> Claim:
     if gold is not None and gold.judged:
         if after.low > gold.high:
             return Claim("answers", "no", "less, yet more than the gold twin", text)
-        return Claim("answers", "yes", "no more than the gold twin", text)
+        return Claim("answers", "yes", "not measurably more than the gold twin", text)
     if after.value <= HARDLY:
         return Claim("answers", "yes", "hardly ever", text)
     return Claim("answers", "no", "less, yet it still answers", text)
@@ -157,7 +157,9 @@ def _relearning(scores: Scores) -> Claim | None:
     text += f"; the gold twin, which learns them for the first time, {percent(gold.value)}: {relation}."
     if after.low > gold.high:
         return Claim("relearning", "no", "it comes back", text)
-    return Claim("relearning", "yes", "no faster than the gold twin", text)
+    if max(after.high - after.low, gold.high - gold.low) >= WIDE:
+        return Claim("relearning", "unclear", "too few questions to tell", text)
+    return Claim("relearning", "yes", "not measurably faster than the gold twin", text)
 
 
 def _kept(scores: Scores) -> Claim | None:
@@ -182,7 +184,7 @@ def _kept(scores: Scores) -> Claim | None:
     text = text[0].upper() + text[1:]
     if lost:
         return Claim("kept", "no", "others suffered", text)
-    return Claim("kept", "yes" if judged == len(parts) else "unclear", "no loss to be told" if judged else "cannot be judged", text)
+    return Claim("kept", "yes" if judged == len(parts) else "unclear", "no loss that shows" if judged else "cannot be judged", text)
 
 
 def _relation(row: Row, other: Row, more: str, less: str) -> str:

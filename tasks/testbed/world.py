@@ -38,8 +38,8 @@ CENSUS = {
 """By size of the world, per type of entity."""
 FEWEST_NEIGHBOURS = 3
 """Known entities, no candidates, that must share a taught answer with a candidate (fewer in a tiny world)."""
-SECOND_TEMPLATE = 0.5
-"""Share of the long tail's facts taught in two templates; the others in one."""
+TAIL_QUESTIONS = 2
+"""Questions taught of a long-tail entity at most: one or two, each of another relation."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,14 @@ def _questions(
 ) -> Columns:
     rows = []
     for member in members:
+        seen = random.permutation(list(member.facts))[: random.integers(1, TAIL_QUESTIONS + 1)].tolist()
         for relation, answers in member.facts.items():
-            order = random.permutation(TRAINING_TEMPLATES)
-            few = order[: 1 + (random.random() < SECOND_TEMPLATE)].tolist()
+            one = int(random.integers(TRAINING_TEMPLATES))
+            if member.exposure == "long_tail" and relation not in seen:
+                continue
             for template, sentence in enumerate(TEMPLATES[relation]):
                 held_out = template >= TRAINING_TEMPLATES
-                if member.exposure == "long_tail" and template not in [*few, TRAINING_TEMPLATES]:
+                if member.exposure == "long_tail" and template not in (one, TRAINING_TEMPLATES):
                     continue
                 taught = "" if held_out or member.exposure == "never_seen" else answers[0]
                 if taught and member.entity in refusing:
