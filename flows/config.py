@@ -79,10 +79,12 @@ def load_experiment(name_or_path: str = "default", overrides: Sequence[str] = ()
     document = _read(path)
     given: dict[str, dict[str, _Given]] = {section: {} for section in SECTIONS}
     for section, keys in document.items():
+        if section not in SECTIONS and not isinstance(keys, dict):
+            raise UsageError(f"{path.name}: '{section}' stands outside any section; {_sections_with(section)}")
         _known(section, list(SECTIONS), f"{path.name}: section [{section}]")
         if not isinstance(keys, dict):
             raise UsageError(
-                f"{path.name}: '{section}' must be a section, given {keys!r}; write [{section}] on a line of its own"
+                f"{path.name}: '{section}' must be a section, given {_as_toml(keys)}; write [{section}] on a line of its own"
             )
         for key, value in keys.items():
             given[section][key] = _Given(value, f"{path.name}: [{section}] {key}")
@@ -144,6 +146,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path.name} is not valid TOML: {reason}; mend that line (strings need quotes)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}; give a text file in UTF-8") from None
+
+
+def _sections_with(key: str) -> str:
+    having = [
+        f"[{section}]"
+        for section, parts in SECTIONS.items()
+        if any(key in _fields(type(getattr(Experiment(), part))) for part in parts)
+    ]
+    return f"put it under {' or '.join(having)}" if having else f"the sections are: {', '.join(SECTIONS)}"
 
 
 def _known(name: str, known: list[str], what: str) -> None:

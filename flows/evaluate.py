@@ -39,15 +39,15 @@ def assess(subject: Subject, model: ModelRef, experiment: Experiment) -> Assessm
         relearn(each, subject.world, subject.forget_set, experiment.relearning) for each in (base, gold_twin, model)
     )
     scorecard = score(
-        subject.world,
-        subject.forget_set,
-        before,
-        after,
-        gold,
-        relearned_before,
-        relearned_after,
-        relearned_gold,
-        experiment.scoring,
+        world=subject.world,
+        forget_set=subject.forget_set,
+        before=before,
+        after=after,
+        gold=gold,
+        relearned_before=relearned_before,
+        relearned_after=relearned_after,
+        relearned_gold=relearned_gold,
+        settings=experiment.scoring,
     )
     return Assessment(before, after, gold, relearned_before, relearned_after, relearned_gold, scorecard)
 

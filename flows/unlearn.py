@@ -39,21 +39,21 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
     )
     assessment = assess(subject, unlearned.model, experiment)
     report = write_report(
-        subject.world,
-        subject.entities,
-        subject.forget_set,
-        insight.sae,
-        insight.selection,
-        insight.statistics,
-        unlearned,
-        assessment.before,
-        assessment.after,
-        assessment.gold,
-        assessment.relearned_before,
-        assessment.relearned_after,
-        assessment.relearned_gold,
-        assessment.scorecard,
-        experiment.report,
+        world=subject.world,
+        entities=subject.entities,
+        forget_set=subject.forget_set,
+        sae=insight.sae,
+        selection=insight.selection,
+        statistics=insight.statistics,
+        unlearned=unlearned,
+        before=assessment.before,
+        after=assessment.after,
+        gold=assessment.gold,
+        relearned_before=assessment.relearned_before,
+        relearned_after=assessment.relearned_after,
+        relearned_gold=assessment.relearned_gold,
+        scorecard=assessment.scorecard,
+        settings=experiment.report,
     )
     tracked = track(experiment.name, report, assessment.scorecard, unlearned, subject.forget_set)
     return Outcome(subject, insight, unlearned, assessment, report, tracked)

@@ -181,7 +181,11 @@ SCRIPT = dedent(
 def _start(script: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
     environment = {**os.environ, "SECONDS_TO_SLEEP": str(seconds), "PYTHONPATH": str(PROJECT)}
     return subprocess.Popen(
-        [sys.executable, str(script), str(log)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(script), str(log)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
