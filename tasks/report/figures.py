@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from tasks.report.look import FAINT, INK, KNOWN, MUTED, NARROW, UNKNOWN, VOICES, interval, mark, new_figure, plain
 from tasks.report.moved import MovedLatent
-from tasks.report.scoring import METRICS, Scores, percent, site_order
+from tasks.report.scoring import METRICS, Scores, layer_of, percent, position_of
 
 SPLIT_WORDS = {"forget": "targets", "neighbours": "neighbours", "retain": "other known"}
 PART_HEIGHT = 0.42
@@ -20,30 +20,46 @@ PART_HEIGHT = 0.42
 
 
 def draw_knownness(scores: Scores) -> Figure | None:
-    """AUROC of the targets against unknown entities, by layer and model; None when it was not scored."""
+    """AUROC of the targets against unknown entities, by token, layer and model; None when it was not scored."""
     sites = scores.sites("knownness_auroc")
     if not sites:
         return None
-    figure = new_figure(NARROW, 2.75)
-    axes = figure.add_subplot()
-    axes.axhline(0.5, color=UNKNOWN, linewidth=1.0, zorder=1)
-    for model, offset in _offsets(scores, "knownness_auroc", 0.2).items():
-        rows = [(place, scores.get("knownness_auroc", "forget", model, site)) for place, site in enumerate(sites)]
-        there = [(place + offset, row) for place, row in rows if row is not None]
-        axes.plot([place for place, _ in there], [row.value for _, row in there], color=VOICES[model].edge, linewidth=0.7, alpha=0.35)
-        for place, row in there:
-            if np.isfinite(row.low) and np.isfinite(row.high):
-                interval(axes, model, row.low, row.high, place, vertical=True)
-            mark(axes, model, place, row.value, alpha=1.0 if row.judged else 0.35)
-    axes.set_xticks(range(len(sites)), [_layer(site) for site in sites])
-    axes.set_xlim(-0.5, len(sites) - 0.4)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_yticks([0, 0.5, 1], ["0\nstands out", "0.5\nlike unknown", "1\nlike known"])
-    axes.get_yticklabels()[1].set_color(UNKNOWN)
-    axes.get_yticklabels()[2].set_color(KNOWN)
-    axes.set_xlabel("after block")
-    axes.set_title("AUROC of the targets against unknown entities", color=MUTED, fontsize=7.5)
-    _name_models(figure, [model for model in VOICES if any(scores.get("knownness_auroc", "forget", model, s) for s in sites)])
+    positions = list(dict.fromkeys(position_of(site) for site in sites))
+    figure = new_figure(NARROW, 2.9)
+    panels: Sequence[Axes] = figure.subplots(1, len(positions), sharey=True, squeeze=False)[0]
+    offsets = _offsets(scores, "knownness_auroc", 0.22)
+    for axes, position in zip(panels, positions, strict=True):
+        here = [site for site in sites if position_of(site) == position]
+        axes.axhline(0.5, color=UNKNOWN, linewidth=1.0, zorder=1)
+        for model, offset in offsets.items():
+            rows = [
+                (place + offset, scores.get("knownness_auroc", "forget", model, site))
+                for place, site in enumerate(here)
+            ]
+            there = [(place, row) for place, row in rows if row is not None]
+            axes.plot(
+                [place for place, _ in there],
+                [row.value for _, row in there],
+                color=VOICES[model].edge,
+                linewidth=0.7,
+                alpha=0.3,
+            )
+            for place, row in there:
+                if np.isfinite(row.low) and np.isfinite(row.high):
+                    interval(axes, model, row.low, row.high, place, vertical=True)
+                mark(axes, model, place, row.value, alpha=1.0 if row.judged else 0.3)
+        axes.set_xticks(range(len(here)), [plain(layer_of(site), 12) for site in here])
+        axes.set_xlim(-0.5, len(here) - 0.5)
+        axes.set_xlabel("after block")
+        axes.set_title(position, color=MUTED, fontsize=7.5)
+        if axes is not panels[0]:
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+    panels[0].set_ylim(-0.03, 1.03)
+    panels[0].set_yticks([0, 0.5, 1], ["0\nstands out", "0.5\nlike unknown", "1\nlike known"])
+    panels[0].get_yticklabels()[1].set_color(UNKNOWN)
+    panels[0].get_yticklabels()[2].set_color(KNOWN)
+    _name_models(figure, list(offsets))
     return figure
 
 
@@ -95,7 +111,15 @@ def draw_training(training: Mapping[str, Any]) -> Figure | None:
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_color(FAINT)
         axes.set_ylabel(plain(name, 18), rotation=0, ha="right", va="center", color=INK)
-        axes.text(1.02, 0.5, f"{value[0]:.3g} → {value[-1]:.3g}", transform=axes.transAxes, va="center", fontsize=7, color=MUTED)
+        axes.text(
+            1.02,
+            0.5,
+            f"{value[0]:.3g} → {value[-1]:.3g}",
+            transform=axes.transAxes,
+            va="center",
+            fontsize=7,
+            color=MUTED,
+        )
         if axes is not panels[-1]:
             axes.tick_params(axis="x", length=0)
     panels[-1].set_xlabel("step")
@@ -149,9 +173,15 @@ def draw_latents(latents: Sequence[MovedLatent]) -> Figure | None:
         height = len(latents) - 1 - row
         axes.axhline(height, color=FAINT, linewidth=0.6, zorder=0)
         for value, colour in ((latent.known, KNOWN), (latent.unknown, UNKNOWN)):
-            axes.plot([value, value], [height - 0.3, height + 0.3], color=colour, linewidth=2.2, zorder=2, clip_on=False)
+            axes.plot(
+                [value, value], [height - 0.3, height + 0.3], color=colour, linewidth=2.2, zorder=2, clip_on=False
+            )
         axes.annotate(
-            "", (latent.after, height), (latent.before, height), arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 1.0}, zorder=3
+            "",
+            (latent.after, height),
+            (latent.before, height),
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 1.0},
+            zorder=3,
         )
         mark(axes, "base", latent.before, height)
         mark(axes, "unlearned", latent.after, height)
@@ -170,24 +200,40 @@ def draw_latents(latents: Sequence[MovedLatent]) -> Figure | None:
 
 def _offsets(scores: Scores, metric: str, step: float) -> dict[str, float]:
     """Model -> shift beside its neighbours, for the models that have the metric."""
-    there = [model for model in VOICES if any(row.metric == metric and row.model == model and row.there for row in scores.rows)]
+    there = [
+        model
+        for model in VOICES
+        if any(row.metric == metric and row.model == model and row.there for row in scores.rows)
+    ]
     return {model: step * (place - (len(there) - 1) / 2) for place, model in enumerate(there)}
 
 
 def _name_models(figure: Figure, models: Sequence[str]) -> None:
     """The marks with their words, on a line of their own above the figure."""
     handles = [
-        Line2D([], [], linestyle="none", marker=voice.marker, markersize=voice.size, markerfacecolor=voice.face, markeredgecolor=voice.edge, label=voice.word)
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=voice.marker,
+            markersize=voice.size,
+            markerfacecolor=voice.face,
+            markeredgecolor=voice.edge,
+            label=voice.word,
+        )
         for voice in (VOICES[model] for model in models)
     ]
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=len(models), frameon=False, fontsize=7, labelcolor=[VOICES[model].text for model in models], handletextpad=0.1, columnspacing=1.2, borderpad=0.1
+        handles=handles,
+        loc="outside upper left",
+        ncols=len(models),
+        frameon=False,
+        fontsize=7,
+        labelcolor=[VOICES[model].text for model in models],
+        handletextpad=0.1,
+        columnspacing=1.2,
+        borderpad=0.1,
     )
-
-
-def _layer(site: str) -> str:
-    layer = site_order(site)[0]
-    return str(layer) if site.startswith("residual_") and layer >= 0 else plain(site, 12)
 
 
 def _recall_by_step(table: Mapping[str, Any], part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +242,9 @@ def _recall_by_step(table: Mapping[str, Any], part: str) -> tuple[np.ndarray, np
     step, hit = np.asarray(table["step"])[chosen], np.asarray(table["hit"], dtype=float)[chosen]
     entity = np.asarray(table["entity"], dtype=str)[chosen]
     steps = np.unique(step)
-    recall = [np.mean([hit[(step == at) & (entity == one)].mean() for one in np.unique(entity[step == at])]) for at in steps]
+    recall = [
+        np.mean([hit[(step == at) & (entity == one)].mean() for one in np.unique(entity[step == at])]) for at in steps
+    ]
     return steps.astype(float), np.asarray(recall, dtype=float)
 
 

@@ -106,7 +106,10 @@ def draw_coordinates(
     place = _projection(_stack(base, fit_known), _stack(base, fit_unknown))
     known = _there(base, who.with_role("retain_held_out", "neighbour", types=types)) or fit_known
     unknown = _there(base, who.with_role("unknown_held_out", types=types)) or fit_unknown
-    points = {model: dict(zip(targets, map(_point, place(_stack(vectors, targets))), strict=True)) for model, vectors in latents.items()}
+    points = {
+        model: dict(zip(targets, map(_point, place(_stack(vectors, targets))), strict=True))
+        for model, vectors in latents.items()
+    }
     known_before, known_after = place(_stack(base, known)), place(_stack(latents["unlearned"], known, base))
     agreement = None
     if "gold" in states:
@@ -115,7 +118,9 @@ def draw_coordinates(
         if turn is not None:
             gold = _by_entity(*entity_means(states["gold"], site, lambda rows: encode(turn(rows))))
             tested = _there(gold, known + unknown)
-            agreement = _agreement(place(_stack(base, tested))[:, 0], place(_stack(gold, tested))[:, 0]) if tested else 0.0
+            agreement = (
+                _agreement(place(_stack(base, tested))[:, 0], place(_stack(gold, tested))[:, 0]) if tested else 0.0
+            )
             if agreement >= LEAST_AGREEMENT:
                 points["gold"] = {target: _point(place(gold[target][None])[0]) for target in _there(gold, targets)}
     moved = np.median([np.linalg.norm(_stack(latents["unlearned"], [t]) - _stack(base, [t])) for t in targets])
@@ -136,7 +141,9 @@ def knownness_gap(states: Mapping[str, Any], site: str, who: Entities) -> float:
     """How well the base model's states at a site tell known from unknown: AUROC on entities not fitted [0, 1]."""
     vectors = _by_entity(*entity_means(states, site))
     fit = [_there(vectors, who.with_role(role)) for role in ("retain", "unknown_reference")]
-    held = [_there(vectors, who.with_role(*roles)) for roles in (("retain_held_out", "neighbour"), ("unknown_held_out",))]
+    held = [
+        _there(vectors, who.with_role(*roles)) for roles in (("retain_held_out", "neighbour"), ("unknown_held_out",))
+    ]
     if min(map(len, fit)) < 2 or min(map(len, held)) < 2:
         return 0.5
     place = _projection(_stack(vectors, fit[0]), _stack(vectors, fit[1]))
@@ -192,8 +199,12 @@ def _there(vectors: Mapping[str, np.ndarray], entities: Sequence[str]) -> list[s
     return [entity for entity in entities if entity in vectors]
 
 
-def _stack(vectors: Mapping[str, np.ndarray], entities: Sequence[str], otherwise: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
-    return np.stack([vectors[entity] if entity in vectors or otherwise is None else otherwise[entity] for entity in entities])
+def _stack(
+    vectors: Mapping[str, np.ndarray], entities: Sequence[str], otherwise: Mapping[str, np.ndarray] | None = None
+) -> np.ndarray:
+    return np.stack(
+        [vectors[entity] if entity in vectors or otherwise is None else otherwise[entity] for entity in entities]
+    )
 
 
 def _point(row: np.ndarray) -> tuple[float, float]:

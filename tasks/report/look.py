@@ -24,7 +24,16 @@ KNOWN, UNKNOWN, GOLD = "#0b4a8f", "#bb5566", "#ddaa33"
 GOLD_INK = "#8a6a00"
 """The gold twin's hue where it is text: the yellow of its marks is too light to read."""
 
-THEME = {INK: "ink", MUTED: "muted", FAINT: "faint", PAPER: "paper", KNOWN: "known", UNKNOWN: "unknown", GOLD: "gold", GOLD_INK: "gold-ink"}
+THEME = {
+    INK: "ink",
+    MUTED: "muted",
+    FAINT: "faint",
+    PAPER: "paper",
+    KNOWN: "known",
+    UNKNOWN: "unknown",
+    GOLD: "gold",
+    GOLD_INK: "gold-ink",
+}
 """Colour -> name of the page's variable for it, so that the same figure serves light and dark."""
 
 NARROW, WIDE = 3.5, 5.2
@@ -125,7 +134,14 @@ def interval(axes: Axes, model: str, low: float, high: float, at: float, *, vert
     """The model's interval as a thin line through its mark."""
     colour = VOICES[model].edge
     ends, place = [low, high], [at, at]
-    axes.plot(*((place, ends) if vertical else (ends, place)), color=colour, linewidth=1.0, alpha=0.75, zorder=3, clip_on=False)
+    axes.plot(
+        *((place, ends) if vertical else (ends, place)),
+        color=colour,
+        linewidth=1.0,
+        alpha=0.75,
+        zorder=3,
+        clip_on=False,
+    )
 
 
 def plain(text: object, longest: int = 34) -> str:
@@ -155,8 +171,9 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     used = set(re.findall(r'(?:href="#|url\(#)([\w-]+)', svg))
     svg = re.sub(r' id="([\w.-]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r'(href="#|url\(#)([\w-]+)', rf"\g<1>{name}-\g<2>", svg)
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", svg)
-    svg = re.sub(r"font: (?:bold|700) ([\d.]+px) [^;\"]+", r"font-size: \1; font-weight: 600", svg)
+    svg = svg.replace("font-family: 'DejaVu Sans'", "font-family: inherit").replace(
+        "font-weight: 700", "font-weight: 600"
+    )
     for colour, variable in THEME.items():
         svg = svg.replace(colour, f"var(--{variable})")
     view = re.search(r'viewBox="[^"]+"', svg)

@@ -30,7 +30,17 @@ def draw_map(found: LatentMap, names: dict[str, str]) -> Figure:
     tails = np.stack([known, _thinned(found.known_after)], axis=1)
     axes.add_collection(LineCollection(list(tails), colors=KNOWN, linewidths=0.7, alpha=0.35, zorder=1))
     for points, colour in ((unknown, UNKNOWN), (known, KNOWN)):
-        axes.plot(points[:, 0], points[:, 1], linestyle="none", marker="o", markersize=3.4, color=colour, alpha=0.45, markeredgewidth=0, zorder=2)
+        axes.plot(
+            points[:, 0],
+            points[:, 1],
+            linestyle="none",
+            marker="o",
+            markersize=3.4,
+            color=colour,
+            alpha=0.45,
+            markeredgewidth=0,
+            zorder=2,
+        )
     _draw_targets(axes, found)
     _frame(axes, above, found, known, unknown)
     figure.draw_without_rendering()
@@ -53,7 +63,9 @@ def _draw_densities(axes: Axes, found: LatentMap) -> None:
         density /= density.max()
         axes.fill_between(grid, density, color=colour, alpha=0.28, linewidth=0)
         axes.plot(grid, density, color=colour, linewidth=0.9)
-        axes.text(float(values.mean()), 1.1, f"{len(values)} {word}", color=colour, ha="center", va="bottom", fontsize=8)
+        axes.text(
+            float(values.mean()), 1.1, f"{len(values)} {word}", color=colour, ha="center", va="bottom", fontsize=8
+        )
     for model in ("base", "unlearned", "gold"):
         places = [point[0] for point in found.targets.get(model, {}).values()]
         if places:
@@ -66,11 +78,19 @@ def _draw_targets(axes: Axes, found: LatentMap) -> None:
     many = len(found.targets["base"]) > MOST_NAMES
     for target, start in found.targets["base"].items():
         end = found.targets["unlearned"][target]
-        arrow = {"arrowstyle": "-|>,head_width=0.22,head_length=0.45", "color": INK, "linewidth": 0.8 if many else 1.2, "shrinkA": 3.5, "shrinkB": 4.5}
+        arrow = {
+            "arrowstyle": "-|>,head_width=0.22,head_length=0.45",
+            "color": INK,
+            "linewidth": 0.8 if many else 1.2,
+            "shrinkA": 3.5,
+            "shrinkB": 4.5,
+        }
         axes.annotate("", end, start, arrowprops=arrow, zorder=4)
         if target in found.targets.get("gold", {}):
             twin = found.targets["gold"][target]
-            axes.plot(*zip(end, twin, strict=True), color=VOICES["gold"].edge, linewidth=0.8, linestyle=(0, (1, 2)), zorder=3)
+            axes.plot(
+                *zip(end, twin, strict=True), color=VOICES["gold"].edge, linewidth=0.8, linestyle=(0, (1, 2)), zorder=3
+            )
     for model, points in found.targets.items():
         coordinates = np.array(list(points.values()))
         if len(coordinates):
@@ -118,7 +138,17 @@ def _name_targets(axes: Axes, found: LatentMap, names: dict[str, str], points: n
         shift, alignment, box = best
         boxes.append(box)
         axes.annotate(
-            text, point, xytext=shift, textcoords="offset pixels", ha=alignment, va="center", color=colour, fontsize=8, fontweight="bold", zorder=6, annotation_clip=False
+            text,
+            point,
+            xytext=shift,
+            textcoords="offset pixels",
+            ha=alignment,
+            va="center",
+            color=colour,
+            fontsize=8,
+            fontweight="bold",
+            zorder=6,
+            annotation_clip=False,
         )
 
 
@@ -128,7 +158,10 @@ def _ways(found: LatentMap) -> list[tuple[float, float]]:
     for target, end in found.targets["unlearned"].items():
         starts = [found.targets["base"][target], found.targets.get("gold", {}).get(target, end)]
         for start in starts:
-            points += [tuple(float(s + share * (e - s)) for s, e in zip(start, end, strict=True)) for share in np.linspace(0, 1, 12)]
+            points += [
+                tuple(float(s + share * (e - s)) for s, e in zip(start, end, strict=True))
+                for share in np.linspace(0, 1, 12)
+            ]
     return points  # type: ignore[return-value]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tasks.report.latent_map import Encoder, Entities, entity_means
+from tasks.report.scoring import site_words
 
 FIRES_ON = 3
 """Entities named for a latent."""
@@ -36,8 +37,8 @@ class MovedLatent:
 
     @property
     def label(self) -> str:
-        """The short name, e.g. `residual_2 · 317`."""
-        return f"{self.site} · {self.latent}"
+        """The short name, e.g. `layer 2 · 317`."""
+        return f"{site_words(self.site)} · {self.latent}"
 
 
 def moved_latents(

@@ -17,7 +17,7 @@ from tasks.report.latent_map import Encoder, Entities, LatentMap, draw_coordinat
 from tasks.report.look import styled, to_png, to_svg
 from tasks.report.map_figure import draw_map
 from tasks.report.moved import MovedLatent, moved_latents
-from tasks.report.scoring import METRICS, MODELS, SPLITS, STATES, Scores, number, percent
+from tasks.report.scoring import METRICS, MODELS, SPLITS, STATES, Scores, number, percent, site_words
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -79,20 +79,24 @@ def make_page(material: Material, examples: int, latents: int) -> tuple[str, dic
                 images[name] = to_png(figure)
                 shown[name] = Shown(name, title, caption, Markup(to_svg(figure, name, f"{title}. {caption}")))
     claims = summary.make_claims(scores, material.targets)
-    page = _environment().get_template("page.html").render(
-        css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
-        targets=material.targets,
-        method=material.method,
-        has_gold="gold" in material.answers,
-        headline=summary.headline(claims),
-        claims=claims,
-        gauges=summary.make_gauges(scores),
-        figures=shown,
-        examples=_examples(material, ("target",), examples),
-        neighbours=_examples(material, ("neighbour",), max(1, examples // 2)),
-        table=_score_table(scores),
-        latents=moved,
-        provenance=material.provenance,
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+            targets=material.targets,
+            method=material.method,
+            has_gold="gold" in material.answers,
+            headline=summary.headline(claims),
+            claims=claims,
+            gauges=summary.make_gauges(scores),
+            figures=shown,
+            examples=_examples(material, ("target",), examples),
+            neighbours=_examples(material, ("neighbour",), max(1, examples // 2)),
+            table=_score_table(scores),
+            latents=moved,
+            provenance=material.provenance,
+        )
     )
     return page, images
 
@@ -113,7 +117,7 @@ def _figures(
     names = dict(material.who.names)
     listed = [
         ("scores", "Forgotten, and kept", "Left is forgotten. The targets should move there; neighbours and other known entities should stay where they were.", figures.draw_scores(scores)),
-        ("knownness", "Known or unknown, layer by layer", "On the line, the targets cannot be told from entities the model has never met. Above it they look known; below, conspicuously unknown.", figures.draw_knownness(scores)),
+        ("knownness", "Known or unknown, layer by layer", "AUROC of the targets against unknown entities. On the line they cannot be told apart; above it they look known; below, conspicuously unknown. Pale: the base model could not tell either.", figures.draw_knownness(scores)),
         ("relearning", "Does it come back?", "Half of the facts are taught again. If the other half returns faster than in the gold twin, it was hidden, not removed.", figures.draw_relearning(material.relearning, scores)),
         ("training", "How it was trained", "The parts of the loss, each on its own scale; beside them the first and last value.", figures.draw_training(material.training)),
         ("latents", "Latents that moved", "Blue and red bars: where the latent stands for the mean known and the mean unknown entity.", figures.draw_latents(moved)),
@@ -126,9 +130,11 @@ def _map_caption(found: LatentMap | None) -> str:
     if found is None:
         return ""
     kinds = f" of type {' and '.join(found.types)}" if found.types else ""
-    text = f"Entities{kinds} in the latent space of {found.site}, by mean over unseen wordings; the axes were fitted on other entities, before unlearning. "
+    text = f"Entities{kinds} in the latent space of {site_words(found.site)}, by mean over unseen wordings; the axes were fitted on other entities, before unlearning. "
     text += "An arrow leads from each target before to after; tails show how far known entities were dragged along"
-    text += f" (half of them less than {percent(found.spill)} as far as the targets)." if np.isfinite(found.spill) else "."
+    text += (
+        f" (half of them less than {percent(found.spill)} as far as the targets)." if np.isfinite(found.spill) else "."
+    )
     if found.agreement is not None and not found.targets.get("gold"):
         text += " The gold twin is left out: its space could not be matched to this one."
     elif found.targets.get("gold"):
@@ -152,32 +158,37 @@ def _examples(material: Material, roles: tuple[str, ...], count: int) -> list[Ex
     """Held-out questions about entities of these roles, taken in turn from each entity and relation."""
     questions = material.questions
     chosen = set(material.who.with_role(*roles))
-    tables = {model: {int(q): row for row, q in enumerate(columns["question"])} for model, columns in material.answers.items()}
+    tables = {
+        model: {int(q): row for row, q in enumerate(columns["question"])} for model, columns in material.answers.items()
+    }
     turns: dict[tuple[str, str], int] = {}
     rows = []
     for row, entity in enumerate(questions["entity"]):
         question = int(questions["question"][row])
         if entity in chosen and questions["held_out"][row] and all(question in table for table in tables.values()):
-            relation = (str(entity), str(questions["relation"][row]))
-            rows.append((turns.setdefault(relation, 0), _turn_of(material, relation), row))
-            turns[relation] += 1
-    rows.sort()
-    return [_example(material, row, tables) for _, _, row in rows[:count]]
-
-
-def _turn_of(material: Material, relation: tuple[str, str]) -> tuple[str, str]:
-    return relation[1], relation[0]
+            relation = (str(questions["relation"][row]), str(entity))
+            turn = turns[relation] = turns.get(relation, -1) + 1
+            rows.append((turn, relation, row))
+    return [_example(material, row, tables) for _, _, row in sorted(rows)[:count]]
 
 
 def _example(material: Material, row: int, tables: Mapping[str, Mapping[int, int]]) -> Example:
     questions = material.questions
-    prompt, start, end = str(questions["prompt"][row]), int(questions["name_start"][row]), int(questions["name_end"][row])
+    prompt, start, end = (
+        str(questions["prompt"][row]),
+        int(questions["name_start"][row]),
+        int(questions["name_end"][row]),
+    )
     said = {}
     for model in MODELS:
         if model in tables:
             columns, place = material.answers[model], tables[model][int(questions["question"][row])]
             text, hit = str(columns["generated"][place]).strip(), bool(columns["hit"][place])
-            said[model] = (text or ("as it should be" if hit else "something else"), hit, float(np.exp(columns["log_probability"][place])))
+            said[model] = (
+                text or ("as it should be" if hit else "something else"),
+                hit,
+                float(np.exp(columns["log_probability"][place])),
+            )
     return Example(prompt[:start], prompt[start:end], prompt[end:], str(questions["answers"][row][0]), said)
 
 
@@ -206,18 +217,29 @@ def _score_table(scores: Scores) -> list[tuple[str, list[Line]]]:
         for model in MODELS:
             row = rows.get(model)
             has_interval = row is not None and row.there and np.isfinite(row.low) and np.isfinite(row.high)
-            cells.append((number(row.value) if row else "–", f"{number(row.low)} to {number(row.high)}" if row and has_interval else ""))
+            cells.append(
+                (
+                    number(row.value) if row else "–",
+                    f"{number(row.low)} to {number(row.high)}" if row and has_interval else "",
+                )
+            )
         judged = rows.get("unlearned")
         notes = {model: STATES.get(row.state, row.state) for model, row in rows.items() if row.state != "ok"}
         words = {"base": "before", "unlearned": "after", "gold": "gold twin"}
         note = "; ".join(f"{words.get(model, model)}: {text}" for model, text in notes.items())
-        table.setdefault(split, []).append(Line(METRICS.get(metric, metric), site, arrow, better, tuple(cells), judged.count if judged else 0, note))
+        table.setdefault(split, []).append(
+            Line(METRICS.get(metric, metric), site, arrow, better, tuple(cells), judged.count if judged else 0, note)
+        )
     return [(SPLITS.get(split, split), lines) for split, lines in table.items()]
 
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent}
+    environment.filters |= {"number": number, "percent": percent, "site_words": site_words}
     return environment

@@ -21,7 +21,7 @@ SPLITS = {
 METRICS = {
     "recall": "Recall on unseen wordings",
     "answer_probability": "Probability of the true answer",
-    "rank": "Rank of the true answer",
+    "rank": "Rank of the true answer (log10)",
     "refusal_rate": "Says it does not know",
     "knownness_auroc": "Knownness (AUROC against unknown)",
     "typicality": "Distance to unknowns (a typical unknown is 1)",
@@ -31,6 +31,9 @@ METRICS = {
     "perplexity": "Perplexity",
 }
 """Metric -> what a person calls it, in the order of tables."""
+
+POSITIONS = {"name_last": "last token of the name", "prompt_last": "last token of the prompt"}
+"""Position of a site -> where that is."""
 
 STATES = {
     "ok": "",
@@ -85,7 +88,9 @@ class Scores:
 
     def sites(self, metric: str, split: str = "forget") -> list[str]:
         """Sites at which the metric was scored, by layer."""
-        found = {row.site for row in self.rows if row.metric == metric and row.split == split and row.site and row.there}
+        found = {
+            row.site for row in self.rows if row.metric == metric and row.split == split and row.site and row.there
+        }
         return sorted(found, key=site_order)
 
     def lines(self) -> list[tuple[str, str, str]]:
@@ -106,10 +111,31 @@ class Scores:
         return {model: self._found[key] for model, key in keys.items() if key in self._found}
 
 
-def site_order(site: str) -> tuple[int, str]:
-    """Sorts `residual_2` before `residual_10`."""
-    layer = site.rpartition("_")[2]
-    return (int(layer) if layer.isdigit() else -1), site
+def site_order(site: str) -> tuple[str, int, str]:
+    """Sorts by position in the prompt, then `residual_2` before `residual_10`."""
+    place, _, position = site.partition("@")
+    layer = place.rpartition("_")[2]
+    return position, int(layer) if layer.isdigit() else -1, place
+
+
+def layer_of(site: str) -> str:
+    """The layer of `residual_2@prompt_last`, or the whole name of another kind of site."""
+    place = site.partition("@")[0]
+    layer = place.removeprefix("residual_")
+    return layer if layer.isdigit() else place
+
+
+def position_of(site: str) -> str:
+    """Where in the prompt the site was read, in words; empty where the name does not say."""
+    position = site.partition("@")[2]
+    return POSITIONS.get(position, position)
+
+
+def site_words(site: str) -> str:
+    """`layer 2, last prompt token`."""
+    layer, position = layer_of(site), position_of(site)
+    where = f"layer {layer}" if layer.isdigit() else layer
+    return f"{where}, {position}" if position else where
 
 
 def number(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.report.scoring import STATES, Row, Scores, percent
+from tasks.report.scoring import STATES, Row, Scores, layer_of, percent, position_of, site_words
 
 WIDE = 0.4
 """An interval of a share at least this wide is called wide."""
@@ -53,8 +53,16 @@ def headline(claims: Sequence[Claim]) -> str:
         return "Silenced rather than forgotten: it no longer answers, yet inside it still tells the target from an unknown."
     if inside == "unclear":
         return "It no longer answers; whether it still knows inside, these numbers do not decide."
-    price = {"yes": "with no loss elsewhere that these numbers show", "no": "at a price: others suffered too", "unclear": "at a price these numbers do not decide"}
-    where = "Forgotten in its answers and inside" if back == "yes" else "Forgotten in its answers and, as far as was probed, inside"
+    price = {
+        "yes": "with no loss elsewhere that these numbers show",
+        "no": "at a price: others suffered too",
+        "unclear": "at a price these numbers do not decide",
+    }
+    where = (
+        "Forgotten in its answers and inside"
+        if back == "yes"
+        else "Forgotten in its answers and, as far as was probed, inside"
+    )
     return f"{where}, {price[kept]}."
 
 
@@ -77,7 +85,14 @@ def make_gauges(scores: Scores) -> list[Gauge]:
 
     add("Still answers", "recall of the targets, in wordings never trained on", "recall", "forget", 0.0)
     if site := telling_site(scores):
-        add("Looks known inside", f"AUROC against unknown entities, {site}; 50% is unknown", "knownness_auroc", "forget", 0.5, site)
+        add(
+            "Looks known inside",
+            f"AUROC against unknown entities ({site_words(site)}); 50% is unknown",
+            "knownness_auroc",
+            "forget",
+            0.5,
+            site,
+        )
     add("Comes back", "recall of the other half after relearning one half", "relearned_recall", "forget", 0.0)
     add("Others still known", "recall of known entities that no loss saw", "recall", "retain", 1.0)
     return gauges
@@ -106,7 +121,12 @@ def _answers(scores: Scores, targets: Sequence[str], names: str) -> Claim:
         return Claim("answers", "no", "it answers more", text)
     if after.high >= before.low:
         text += " The intervals before and after overlap, so no change can be told."
-        return Claim("answers", "no" if after.low > 0.5 else "unclear", "it still answers" if after.low > 0.5 else "no change to be told", text)
+        return Claim(
+            "answers",
+            "no" if after.low > 0.5 else "unclear",
+            "it still answers" if after.low > 0.5 else "no change to be told",
+            text,
+        )
     if gold is not None and gold.judged:
         if after.low > gold.high:
             return Claim("answers", "no", "less, yet more than the gold twin", text)
@@ -117,31 +137,49 @@ def _answers(scores: Scores, targets: Sequence[str], names: str) -> Claim:
 
 
 def _inside(scores: Scores, names: str) -> Claim | None:
+    """Judged at the places (layer and token) where the targets stood apart from unknown entities before."""
     sites = scores.sites("knownness_auroc")
-    pairs = [(site, scores.get("knownness_auroc", "forget", "base", site), scores.get("knownness_auroc", "forget", "unlearned", site)) for site in sites]
-    telling = [(site, after) for site, before, after in pairs if after and after.judged and before and before.judged and before.low > 0.5]
     if not sites:
         return None
-    if not telling:
-        text = f"At none of {len(sites)} layers did {names} stand apart from unknown entities before, so nothing can be said of after."
+    before = {site: scores.get("knownness_auroc", "forget", "base", site) for site in sites}
+    telling = [site for site, row in before.items() if row is not None and row.judged and row.low > 0.5]
+    after = _judged(scores, "unlearned", telling)
+    if not after:
+        text = f"At none of {len(sites)} places (layer and token) did {names} stand apart from unknown entities before, so nothing can be said of after."
         return Claim("inside", "unclear", "no power", text)
-    still = [site for site, row in telling if row.low > 0.5]
-    over = [site for site, row in telling if row.high < 0.5]
-    same = [site for site, row in telling if row.low <= 0.5 <= row.high]
-    parts = []
-    if same:
-        parts.append(f"cannot be told from that of unknown entities at {len(same)} of the {len(telling)} layers where it could before")
-    if still:
-        parts.append(f"still looks known at {_places(still)}")
-    if over:
-        parts.append(f"looks less known than an unknown entity at {_places(over)}, which gives it away as well")
-    text = f"The activation of {names} " + "; it ".join(parts) + "."
-    wide = [site for site, row in telling if row.high - row.low >= WIDE]
+    still, over = _outside(after)
+    same = len(after) - len(still) - len(over)
+    text = f"Its activation at {names} cannot be told from that at unknown entities at {same} of the {len(after)} places (layer and token) where it could before."
+    text += f" It still looks known at {_places(still)}." if still else ""
+    text += (
+        f" It looks less known than an unknown entity at {_places(over)}, which gives it away as well." if over else ""
+    )
+    gold = _judged(scores, "gold", list(after))
+    gold_outside = sum(map(len, _outside(gold)))
+    if gold:
+        text += f" The gold twin's cannot be told at {len(gold) - gold_outside} of {len(gold)}."
+    wide = [site for site, row in after.items() if row.high - row.low >= WIDE]
     if wide and same:
         text += " The intervals are wide: a small difference would not show."
-    if still or over:
-        return Claim("inside", "no", "it can still be told apart", text)
-    return Claim("inside", "unclear" if len(wide) == len(telling) else "yes", "looks unknown", text)
+    outside = len(still) + len(over)
+    if outside and not (gold and outside <= gold_outside):
+        return Claim(
+            "inside",
+            "no",
+            "it can still be told apart" if not same else "at some places it can still be told apart",
+            text,
+        )
+    return Claim("inside", "unclear" if len(wide) == len(after) else "yes", "it looks unknown", text)
+
+
+def _judged(scores: Scores, model: str, sites: Sequence[str]) -> dict[str, Row]:
+    rows = {site: scores.get("knownness_auroc", "forget", model, site) for site in sites}
+    return {site: row for site, row in rows.items() if row is not None and row.judged}
+
+
+def _outside(rows: dict[str, Row]) -> tuple[list[str], list[str]]:
+    """Sites where the interval lies above one half, and below it."""
+    return [site for site, row in rows.items() if row.low > 0.5], [site for site, row in rows.items() if row.high < 0.5]
 
 
 def _relearning(scores: Scores) -> Claim | None:
@@ -152,7 +190,12 @@ def _relearning(scores: Scores) -> Claim | None:
         return Claim("relearning", "unclear", "cannot be judged", f"Relearning cannot be judged{_why(after)}.")
     text = f"Taught half of the facts again, it is right on the other half {_with_interval(after)} of the time"
     if gold is None or not gold.judged:
-        return Claim("relearning", "unclear", "nothing to compare", f"{text}. Without a gold twin, how much of that is knowledge that was hidden cannot be told.")
+        return Claim(
+            "relearning",
+            "unclear",
+            "nothing to compare",
+            f"{text}. Without a gold twin, how much of that is knowledge that was hidden cannot be told.",
+        )
     relation = _relation(after, gold, "more than", "less than")
     text += f"; the gold twin, which learns them for the first time, {percent(gold.value)}: {relation}."
     if after.low > gold.high:
@@ -184,7 +227,12 @@ def _kept(scores: Scores) -> Claim | None:
     text = text[0].upper() + text[1:]
     if lost:
         return Claim("kept", "no", "others suffered", text)
-    return Claim("kept", "yes" if judged == len(parts) else "unclear", "no loss that shows" if judged else "cannot be judged", text)
+    return Claim(
+        "kept",
+        "yes" if judged == len(parts) else "unclear",
+        "no loss that shows" if judged else "cannot be judged",
+        text,
+    )
 
 
 def _relation(row: Row, other: Row, more: str, less: str) -> str:
@@ -207,7 +255,15 @@ def _why(row: Row | None) -> str:
 
 
 def _places(sites: Sequence[str]) -> str:
-    return ("layer " if len(sites) == 1 else "layers ") + _join([site.removeprefix("residual_") for site in sites])
+    """`layers 1 and 2 (last token of the name) and layer 3 (last token of the prompt)`."""
+    layers: dict[str, list[str]] = {}
+    for site in sites:
+        layers.setdefault(position_of(site), []).append(layer_of(site))
+    parts = [
+        f"layer{'s' if len(found) > 1 else ''} {', '.join(found)}" + (f" ({position})" if position else "")
+        for position, found in layers.items()
+    ]
+    return " and ".join(parts)
 
 
 def _join(names: Sequence[str]) -> str:

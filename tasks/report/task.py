@@ -49,9 +49,22 @@ def write_report(
     named = read_table(folder / "entities.parquet", columns=["entity", "name", "type"])
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
     observed = {"base": before, "unlearned": after} | ({"gold": gold} if gold else {})
-    relearned = {"base": relearned_before, "unlearned": relearned_after} | ({"gold": relearned_gold} if relearned_gold else {})
+    relearned = {"base": relearned_before, "unlearned": relearned_after} | (
+        {"gold": relearned_gold} if relearned_gold else {}
+    )
     dense, active = _encoders(sae)
-    stages = [world, entities, forget_set, sae, selection, statistics, unlearned, *observed.values(), *relearned.values(), scorecard]
+    stages = [
+        world,
+        entities,
+        forget_set,
+        sae,
+        selection,
+        statistics,
+        unlearned,
+        *observed.values(),
+        *relearned.values(),
+        scorecard,
+    ]
     made_by, made_with, versions = _provenance([record.artifact for record in stages])
     model = unlearned.model
     material = Material(
@@ -68,14 +81,18 @@ def write_report(
         selection=read_table(folder_of(selection.artifact) / "selection.parquet", columns=["site", "latent", "kind"]),
         answers={model: read_table(folder_of(each.artifact) / "answers.parquet") for model, each in observed.items()},
         states={model: _states(each, world, [site.name for site in sae.sites]) for model, each in observed.items()},
-        relearning={model: read_table(folder_of(each.artifact) / "relearning.parquet") for model, each in relearned.items()},
+        relearning={
+            model: read_table(folder_of(each.artifact) / "relearning.parquet") for model, each in relearned.items()
+        },
         dense=dense,
         active=active,
         provenance=Provenance(
             stages=made_by,
             settings=made_with,
             versions=versions,
-            model=f"artifacts/{model.artifact.stage}/{model.artifact.key}/{model.location}" if model.artifact else model.location,
+            model=f"artifacts/{model.artifact.stage}/{model.artifact.key}/{model.location}"
+            if model.artifact
+            else model.location,
         ),
     )
     page, figures = make_page(material, settings.examples, settings.latents)
@@ -88,8 +105,12 @@ def write_report(
 
 
 def _states(observations: Observations, world: World, sites: list[str]) -> dict[str, Any]:
-    """States at the last prompt token of held-out questions."""
-    table = read_table(folder_of(observations.artifact) / "states.parquet", columns=["question", "position", "entity", *sites])
+    """float32 states at the last prompt token of held-out questions."""
+    from tasks.models.states import from_stored
+
+    table = read_table(
+        folder_of(observations.artifact) / "states.parquet", columns=["question", "position", "entity", *sites]
+    )
     asked = read_table(folder_of(world.artifact) / "questions.parquet", columns=["question", "held_out"])
     held_out = {int(question) for question, held in zip(asked["question"], asked["held_out"], strict=True) if held}
     kept = [
@@ -97,7 +118,6 @@ def _states(observations: Observations, world: World, sites: list[str]) -> dict[
         for row, (question, position) in enumerate(zip(table["question"], table["position"], strict=True))
         if position == "prompt_last" and int(question) in held_out
     ]
-    from tasks.models.states import from_stored
 
     return {"entity": table["entity"][kept]} | {site: from_stored(table[site][kept]).numpy() for site in sites}
 

@@ -91,7 +91,9 @@ def make_results(home: Path) -> Callable[..., Results]:
     return build_results
 
 
-def build_results(targets: int = 1, name: str = "Lionel Messi", gold: bool = True, each: int = 24, forgets: float = 0.9, seed: int = 0) -> Results:
+def build_results(
+    targets: int = 1, name: str = "Lionel Messi", gold: bool = True, each: int = 24, forgets: float = 0.9, seed: int = 0
+) -> Results:
     """The results of an imagined run: `each` known and as many unknown entities of each type."""
     return _Maker(targets, name, gold, each, forgets, seed).results()
 
@@ -107,7 +109,11 @@ class _Maker:
                 ids.append(f"Q{len(ids) + 100}")
                 names.append(f"{'Known' if known else 'Strange'} {kind.title()} {place}")
                 types.append(kind)
-                role = ("retain", "retain_held_out")[place % 2] if known else ("unknown_reference", "unknown_held_out")[place % 2]
+                role = (
+                    ("retain", "retain_held_out")[place % 2]
+                    if known
+                    else ("unknown_reference", "unknown_held_out")[place % 2]
+                )
                 if kind == "player" and place < targets:
                     role = "target"
                     names[-1] = name if place == 0 else f"Second Player {place}"
@@ -119,10 +125,13 @@ class _Maker:
     def results(self) -> Results:
         artifact = Artifact("none", "none", "none")
         unlearned = self._seal("alignment", self._alignment)
-        base, gold = (Observations(self._seal("observations", lambda f, m=m: self._observe(f, m))) for m in ("base", "gold"))
+        base, gold = (
+            Observations(self._seal("observations", lambda f, m=m: self._observe(f, m))) for m in ("base", "gold")
+        )
         after = Observations(self._seal("observations", lambda f: self._observe(f, "unlearned")))
         stress = {
-            model: Observations(self._seal("stress", lambda f, m=model: self._relearn(f, m))) for model in ("base", "unlearned", "gold")
+            model: Observations(self._seal("stress", lambda f, m=model: self._relearn(f, m)))
+            for model in ("base", "unlearned", "gold")
         }
         world = World(self._seal("world", self._world), "testbed small", len(self.ids), 4 * len(self.ids))
         known = sum(role.startswith(("retain", "neigh", "target")) for role in self.roles)
@@ -131,7 +140,8 @@ class _Maker:
             model=ModelRef("artifact", "base", artifact=artifact),
             entities=EntitySet(self._seal("entities", self._entities), known, len(self.ids) - known, 0),
             forget_set=ForgetSet(
-                self._seal("targets", self._roles), tuple(n for n, role in zip(self.names, self.roles, strict=True) if role == "target")
+                self._seal("targets", self._roles),
+                tuple(n for n, role in zip(self.names, self.roles, strict=True) if role == "target"),
             ),
             sae=SaeRef(self._seal("autoencoder", lambda folder: (folder / "nothing").write_text("")), SITES, LATENTS),
             selection=LatentSelection(self._seal("selection", self._selection), 2, 2),
@@ -174,7 +184,10 @@ class _Maker:
                 "relation": [relation for _, relation, *_ in rows],
                 "template": np.array([template for *_, template in rows]),
                 "held_out": np.array([template >= 6 for *_, template in rows]),
-                "prompt": [f"The {self.types[e]} {self.names[e]} has the {relation} ({template})" for e, relation, template in rows],
+                "prompt": [
+                    f"The {self.types[e]} {self.names[e]} has the {relation} ({template})"
+                    for e, relation, template in rows
+                ],
                 "name_start": np.array([5 + len(self.types[e]) for e, *_ in rows]),
                 "name_end": np.array([5 + len(self.types[e]) + len(self.names[e]) for e, *_ in rows]),
                 "answers": [[self._answer(e, relation)] for e, relation, _ in rows],
@@ -221,7 +234,12 @@ class _Maker:
         (folder / "model").mkdir()
         (folder / "model" / "config.json").write_text("{}")
         steps = np.arange(60)
-        parts = {"total": 2.2 * np.exp(-steps / 15) + 0.4, "pull": np.exp(-steps / 12), "push": np.exp(-steps / 25), "retain": 0.2 + 0.1 * np.sin(steps / 5)}
+        parts = {
+            "total": 2.2 * np.exp(-steps / 15) + 0.4,
+            "pull": np.exp(-steps / 12),
+            "push": np.exp(-steps / 25),
+            "retain": 0.2 + 0.1 * np.sin(steps / 5),
+        }
         write_table(
             folder / "training.parquet",
             {
@@ -242,7 +260,10 @@ class _Maker:
         rows = list(self._questions())
         knows = np.array([self._knows(e, model) for e, *_ in rows])
         hit = self.random.random(len(rows)) < knows
-        generated = [self._answer(e, r) if h else f"{r.split('_')[0].title()} {1900 + int(self.random.integers(90))}" for (e, r, _), h in zip(rows, hit, strict=True)]
+        generated = [
+            self._answer(e, r) if h else f"{r.split('_')[0].title()} {1900 + int(self.random.integers(90))}"
+            for (e, r, _), h in zip(rows, hit, strict=True)
+        ]
         write_table(
             folder / "answers.parquet",
             {
@@ -265,11 +286,15 @@ class _Maker:
             strength = 0.6 + 0.5 * layer
             known = np.array([strength * self._knows(rows[row][0], model) for row, _ in twice])
             kind = np.array([sorted(RELATIONS).index(self.types[rows[row][0]]) for row, _ in twice])
-            states = own[[rows[row][0] for row, _ in twice]] + known[:, None] * directions[0] / 3 + directions[2 + kind] / 2
+            states = (
+                own[[rows[row][0] for row, _ in twice]] + known[:, None] * directions[0] / 3 + directions[2 + kind] / 2
+            )
             states += 0.25 * self.random.normal(size=states.shape)
             if model == "gold":
                 states = states @ np.linalg.qr(fixed.normal(size=(WIDTH, WIDTH)))[0]
-            columns[f"residual_{layer}"] = states.astype(np.float32)
+            columns[f"residual_{layer}"] = (states.astype(np.float32).view(np.uint32) >> 16).astype(
+                np.uint16
+            )  # bfloat16
         write_table(folder / "states.parquet", columns)
 
     def _relearn(self, folder: Path, model: str) -> None:
@@ -292,14 +317,23 @@ class _Maker:
     def _scores(self, folder: Path) -> None:
         rows: list[tuple[Any, ...]] = []
 
-        def add(metric: str, split: str, better: str, values: dict[str, float], site: str = "", wide: float = 0.08, count: int = 40) -> None:
+        def add(
+            metric: str,
+            split: str,
+            better: str,
+            values: dict[str, float],
+            site: str = "",
+            wide: float = 0.08,
+            count: int = 40,
+            state: str = "ok",
+        ) -> None:
             for model in ("base", "unlearned", "gold"):
-                value, state = values.get(model, float("nan")), "ok"
+                value, judged = values.get(model, float("nan")), state
                 if model == "gold" and not self.gold:
-                    value, state = float("nan"), "missing_reference"
+                    value, judged = float("nan"), "missing_reference"
                 top = 1.0 if metric not in ("perplexity", "rank", "typicality") else float("inf")
                 low, high = max(0.0, value - wide), min(top, value + wide)
-                rows.append((metric, split, site, model, value, low, high, count, better, state))
+                rows.append((metric, split, site, model, value, low, high, count, better, judged))
 
         kept = 1 - self.forgets
         add("recall", "forget", "lower", {"base": 0.98, "unlearned": kept, "gold": 0.04}, count=8)
@@ -307,13 +341,28 @@ class _Maker:
         add("rank", "forget", "higher", {"base": 0.0, "unlearned": 1.9, "gold": 2.1}, wide=0.3, count=8)
         for split, after in (("neighbours", 0.93), ("retain", 0.97)):
             add("recall", split, "higher", {"base": 0.98, "unlearned": after, "gold": 0.98}, wide=0.04)
-            add("answer_probability", split, "higher", {"base": 0.95, "unlearned": after - 0.05, "gold": 0.94}, wide=0.04)
-        for layer, (before, after) in enumerate(((0.61, 0.55), (0.83, 0.48 + kept / 3), (0.95, 0.53 + kept / 2), (0.97, 0.62 + kept / 3))):
-            add("knownness_auroc", "forget", "toward 0.5", {"base": before, "unlearned": after, "gold": 0.52}, f"residual_{layer}", wide=0.09)
-            add("typicality", "forget", "toward 1", {"base": 1.1, "unlearned": 0.9, "gold": 1.0}, f"residual_{layer}", wide=0.1)
+            add(
+                "answer_probability",
+                split,
+                "higher",
+                {"base": 0.95, "unlearned": after - 0.05, "gold": 0.94},
+                wide=0.04,
+            )
+        for layer, (before, after) in enumerate(
+            ((0.61, 0.55), (0.83, 0.48 + kept / 3), (0.95, 0.53 + kept / 2), (0.97, 0.62 + kept / 3))
+        ):
+            for position, shift in (("name_last", -0.08), ("prompt_last", 0.0)):
+                site = f"residual_{layer}@{position}"
+                state = "ok" if before + shift >= 0.7 else "degenerate"
+                values = {"base": before + shift, "unlearned": after + shift / 2, "gold": 0.52}
+                add("knownness_auroc", "forget", "toward 0.5", values, site, wide=0.09, state=state)
+                add("typicality", "forget", "toward 1", {"base": 1.1, "unlearned": 0.9, "gold": 1.0}, site, wide=0.1)
         add("js_gold", "forget", "lower", {"base": 0.55, "unlearned": 0.17, "gold": 0.0})
         add("relearned_recall", "forget", "lower", {"base": 0.99, "unlearned": 0.31, "gold": 0.17}, wide=0.16, count=8)
         add("perplexity", "general", "lower", {"base": 21.2, "unlearned": 21.9, "gold": 21.4}, wide=1.1)
         names = ("metric", "split", "site", "model", "value", "low", "high", "count", "better", "state")
         columns = dict(zip(names, map(list, zip(*sorted(rows), strict=True)), strict=True))
-        write_table(folder / "scores.parquet", {n: np.array(v) if n in ("value", "low", "high", "count") else v for n, v in columns.items()})
+        write_table(
+            folder / "scores.parquet",
+            {n: np.array(v) if n in ("value", "low", "high", "count") else v for n, v in columns.items()},
+        )
