@@ -26,7 +26,7 @@ def draw_knownness(scores: Scores) -> Figure | None:
         return None
     positions = list(dict.fromkeys(position_of(site) for site in sites))
     figure = new_figure(NARROW, 2.9)
-    panels: Sequence[Axes] = figure.subplots(1, len(positions), sharey=True, squeeze=False)[0]
+    panels: list[Axes] = list(figure.subplots(1, len(positions), sharey=True, squeeze=False)[0])
     offsets = _offsets(scores, "knownness_auroc", 0.22)
     for axes, position in zip(panels, positions, strict=True):
         here = [site for site in sites if position_of(site) == position]
@@ -69,7 +69,7 @@ def draw_scores(scores: Scores) -> Figure | None:
     if not metrics:
         return None
     figure = new_figure(NARROW, 0.55 + 1.12 * len(metrics))
-    panels: Sequence[Axes] = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
+    panels: list[Axes] = list(figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0])
     for axes, metric in zip(panels, metrics, strict=True):
         for height, split in enumerate(reversed(SPLIT_WORDS)):
             axes.axhline(height, color=FAINT, linewidth=0.6, zorder=0)
@@ -97,7 +97,7 @@ def draw_training(training: Mapping[str, Any]) -> Figure | None:
     if not names:
         return None
     figure = new_figure(NARROW, 0.5 + PART_HEIGHT * max(len(names), 2))
-    panels: Sequence[Axes] = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    panels: list[Axes] = list(figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0])
     for axes, name in zip(panels, names, strict=True):
         chosen = np.asarray(training["name"], dtype=str) == name
         step, value = np.asarray(training["step"])[chosen], np.asarray(training["value"], dtype=float)[chosen]

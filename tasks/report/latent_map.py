@@ -113,8 +113,8 @@ def draw_coordinates(
     known_before, known_after = place(_stack(base, known)), place(_stack(latents["unlearned"], known, base))
     agreement = None
     if "gold" in states:
-        plain = [_by_entity(*entity_means(states[model], site)) for model in ("base", "gold")]
-        turn = _turn(*plain, who.with_role("retain", "unknown_reference"))
+        raw = {model: _by_entity(*entity_means(states[model], site)) for model in ("base", "gold")}
+        turn = _turn(raw["base"], raw["gold"], who.with_role("retain", "unknown_reference"))
         if turn is not None:
             gold = _by_entity(*entity_means(states["gold"], site, lambda rows: encode(turn(rows))))
             tested = _there(gold, known + unknown)

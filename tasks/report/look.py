@@ -18,6 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK, MUTED, FAINT, PAPER = "#1b1e25", "#5c6370", "#c9ced6", "#fdfdfc"
 KNOWN, UNKNOWN, GOLD = "#0b4a8f", "#bb5566", "#ddaa33"
@@ -59,7 +60,7 @@ VOICES: Mapping[str, Voice] = {
 }
 """By model, in the order of drawing and of tables."""
 
-_STYLE: Mapping[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "text.color": INK,
@@ -108,9 +109,8 @@ def styled() -> Iterator[None]:
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of that size in inches, laid out so that nothing is cut off."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr]
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from storage.artifacts import folder_of, read_manifest
@@ -11,10 +12,12 @@ from storage.records import (
     ForgetSet,
     LatentSelection,
     LatentStats,
+    ModelRef,
     Observations,
     Report,
     SaeRef,
     Scorecard,
+    TrackedRun,
     UnlearnedModel,
     World,
 )
@@ -53,19 +56,20 @@ def write_report(
         {"gold": relearned_gold} if relearned_gold else {}
     )
     dense, active = _encoders(sae)
-    stages = [
-        world,
-        entities,
-        forget_set,
-        sae,
-        selection,
-        statistics,
-        unlearned,
-        *observed.values(),
-        *relearned.values(),
-        scorecard,
+    artifacts = [
+        *(
+            world.artifact,
+            entities.artifact,
+            forget_set.artifact,
+            sae.artifact,
+            statistics.artifact,
+            selection.artifact,
+        ),
+        unlearned.artifact,
+        *(each.artifact for each in (*observed.values(), *relearned.values())),
+        scorecard.artifact,
     ]
-    made_by, made_with, versions = _provenance([record.artifact for record in stages])
+    made_by, made_with, versions = _provenance(artifacts)
     model = unlearned.model
     material = Material(
         method=unlearned.method,
@@ -102,6 +106,111 @@ def write_report(
         for name, image in figures.items():
             (build.folder / "figures" / f"{name}.png").write_bytes(image)
     return Report(build.artifact)
+
+
+@stage("tracking")
+def track(
+    address: str,
+    store: str,
+    name: str,
+    world: World,
+    model: ModelRef,
+    forget_set: ForgetSet,
+    unlearned: UnlearnedModel,
+    scorecard: Scorecard,
+    report: Report,
+    parameters: tuple[tuple[str, str], ...],
+) -> TrackedRun:
+    """The run in MLflow, and its model in the registry there; `run.json` says where.
+
+    address, store  `storage.tracking.public_address()` and `store_identity()`: in another store, or in one that was
+                    deleted since, the run is written anew; in the same store it is found by the key of its model.
+    name            of the experiment file.
+    parameters      every setting of the experiment, as text.
+    """
+    import json
+
+    from storage.tracking import (
+        Dataset,
+        Metric,
+        RunContent,
+        experiment_name,
+        metric_name,
+        safe_name,
+        write_run,
+    )
+    from storage.weights import location_of
+    from tasks.report.tracked import score_metrics, training_curves
+
+    scores = read_table(folder_of(scorecard.artifact) / "scores.parquet")
+    values, states = score_metrics(scores)
+    training = read_table(folder_of(unlearned.artifact) / "training.parquet")
+    settings = dict(parameters)
+    whose, targets = _base_name(model), ", ".join(forget_set.targets)
+    worldly = f"{world.source} {world.artifact.content[:8]}"
+    page = folder_of(report.artifact)
+    folder, _ = location_of(unlearned.model)
+    content = RunContent(
+        experiment=experiment_name(worldly, whose),
+        name=f"{unlearned.method} · {targets}"[:200],
+        key=unlearned.artifact.key,
+        content=unlearned.artifact.content,
+        tags={
+            "method": unlearned.method,
+            "targets": targets[:4000],
+            "seed": settings.get("alignment.seed", ""),
+            "experiment": name,
+            "scores": scorecard.artifact.key,
+            "report": report.artifact.key,
+            **_flow_run(),
+            **{f"state/{metric_name(score)}": state for score, state in states.items()},
+        },
+        parameters=settings,
+        scores=[Metric(metric_name(*names), value) for names, value in values.items()],
+        curves=[Metric(metric_name("train", part), value, step) for part, step, value in training_curves(training)],
+        datasets=[
+            Dataset(worldly, world.artifact.content[:12], folder_of(world.artifact) / "questions.parquet", "retain"),
+            Dataset(
+                targets[:400],
+                forget_set.artifact.content[:12],
+                folder_of(forget_set.artifact) / "roles.parquet",
+                "forget",
+            ),
+        ],
+        files=[
+            (page / "report.html", ""),
+            (page / "figures", "figures"),
+            (folder_of(scorecard.artifact) / "scores.parquet", ""),
+        ],
+        model=Path(folder),
+        registered_model=safe_name("unlearned", worldly, whose),
+        alias=safe_name("latest", unlearned.method).replace(".", "-"),
+    )
+    written = write_run(content)
+    document = {
+        "address": address if address.startswith("http") else "the local store",
+        "experiment": written.experiment,
+        "run": written.run_id,
+        "model": written.version,
+        "alias": f"models:/{content.registered_model}@{content.alias}",
+    }
+    with new_artifact() as build:
+        (build.folder / "run.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return TrackedRun(build.artifact, written.run_id, written.experiment, written.version)
+
+
+def _base_name(model: ModelRef) -> str:
+    """What the base model is called: its folder in an artifact, its hub id, or the last part of its folder; and which of its kind."""
+    if model.artifact is not None:
+        return f"{model.location} {model.artifact.content[:8]}"
+    return f"{model.location.rstrip('/').rpartition('/')[2] if model.source == 'folder' else model.location} {model.revision[:8]}".strip()
+
+
+def _flow_run() -> dict[str, str]:
+    """The tag that leads to the run in Prefect; none outside of one."""
+    from prefect.runtime import flow_run
+
+    return {"prefect.flow_run_id": str(flow_run.id)} if flow_run.id else {}
 
 
 def _states(observations: Observations, world: World, sites: list[str]) -> dict[str, Any]:
@@ -153,7 +262,9 @@ _Pairs = tuple[tuple[str, str], ...]
 
 def _provenance(artifacts: list[Artifact]) -> tuple[tuple[tuple[str, str, str], ...], _Pairs, _Pairs]:
     """Stages with key and content, the settings in their keys, and library versions; no times and no paths."""
-    stages, settings, versions = [], {}, {}
+    stages: list[tuple[str, str, str]] = []
+    settings: dict[str, str] = {}
+    versions: dict[str, set[str]] = {}
     for artifact in artifacts:
         manifest = read_manifest(folder_of(artifact))
         stages.append((artifact.stage, artifact.key, artifact.content))

@@ -1,0 +1,377 @@
+"""Runs in MLflow: found by their key, filled, and their model registered. The only home of that library.
+
+It is written to and never read from by the science. The library takes seconds to import, so every function that
+needs it imports it for itself; `store_identity` and the serving command do without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import secrets
+import sqlite3
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from storage.artifacts import StorageError, disk_errors
+from storage.records import UsageError
+from storage.settings import home, tracking_uri
+
+KEY, CONTENT = "key", "content"
+"""Tags by which a run is found again: key and content of the alignment that made its model."""
+MODEL_FOLDER = "model"
+PATIENCE = 10.0
+"""Seconds a server may take to say that it is there."""
+BATCH = 900
+"""Metrics sent at once; MLflow takes at most 1000."""
+PARAMETERS = 90
+"""Parameters sent at once; MLflow takes at most 100."""
+
+
+class TrackingError(StorageError):
+    """MLflow cannot be reached or refused; the results of the run are kept and can be tracked later."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One value at a step."""
+
+    name: str
+    value: float
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set a run has read: named and identified, not copied."""
+
+    name: str
+    digest: str
+    path: Path
+    context: str
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """All that is written of one run."""
+
+    experiment: str
+    name: str
+    key: str
+    content: str
+    tags: Mapping[str, str]
+    parameters: Mapping[str, str]
+    scores: Sequence[Metric]
+    """What an evaluation says; another evaluation of the same model replaces it."""
+    curves: Sequence[Metric]
+    """What training left behind: belongs to the model and never changes."""
+    datasets: Sequence[Dataset]
+    files: Sequence[tuple[Path, str]]
+    """(file or folder, folder among the run's artifacts)."""
+    model: Path
+    registered_model: str
+    alias: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a run stands."""
+
+    run_id: str
+    experiment: str
+    version: str
+    """`models:/<name>/<version>`."""
+
+
+def public_address(uri: str | None = None) -> str:
+    """The tracking address without user, password and query: fit for keys, logs and pages."""
+    uri = uri or tracking_uri()
+    if uri.startswith("sqlite:") or "://" not in uri:
+        return uri
+    parts = urllib.parse.urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def store_identity() -> str:
+    """Which store the address leads to now: a store that was deleted and made again is another one.
+
+    A local SQLite store carries a random number in its file's header (SQLite's `application_id`); it is made here,
+    empty, where there is none. Any other store is identified by its address.
+    """
+    database = _database(tracking_uri())
+    if database is None:
+        return public_address()
+    artifacts = _artifacts(database)
+    with disk_errors():
+        database.parent.mkdir(parents=True, exist_ok=True)
+        known = _application_id(database) if database.is_file() and artifacts.is_dir() else 0
+        if not known:
+            artifacts.mkdir(parents=True, exist_ok=True)
+            known = secrets.randbelow(2**31 - 1) + 1
+            with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+                connection.execute(f"PRAGMA application_id = {known}")
+    return f"{known:08x}"
+
+
+def serve_command(port: int) -> list[str]:
+    """The command that shows the runs on 127.0.0.1; run it with `serve_environment()`.
+
+    Raises: UsageError where the runs are on a server already.
+    """
+    if tracking_uri().startswith(("http://", "https://")):
+        raise UsageError(f"the runs are shown at {public_address()} (MLFLOW_TRACKING_URI); open that address")
+    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *options]
+
+
+def serve_environment() -> dict[str, str]:
+    """The environment of `serve_command`: where the runs are, and no job runners, which take two gigabytes.
+
+    The address goes here and not into the command, where anyone on the machine could read its password.
+    """
+    store_identity()
+    database = _database(tracking_uri())
+    folder = _artifacts(database) if database else home() / "mlflow" / "artifacts"
+    return {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri(),
+        "MLFLOW_ARTIFACTS_DESTINATION": str(folder),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
+def write_run(content: RunContent) -> Written:
+    """Write a run, or complete and update the one with the same key; the model becomes a version in the registry.
+
+    Raises: TrackingError when the store cannot be reached or refuses.
+    """
+    uri = tracking_uri()
+    _await_server(uri)
+    with _explained(uri), disk_errors(), _alone():
+        from mlflow import MlflowClient
+
+        _quieten()
+        store_identity()
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        experiment = _experiment(client, content.experiment, uri)
+        run_id = _run(client, experiment, content)
+        try:
+            _write_values(client, run_id, content)
+            _write_datasets(client, run_id, content.datasets)
+            for path, folder in content.files:
+                log = client.log_artifacts if path.is_dir() else client.log_artifact
+                log(run_id, str(path), folder or None)
+            _write_model(client, run_id, content.model)
+            version = _register(client, run_id, content)
+        except Exception:
+            client.set_terminated(run_id, "FAILED")
+            raise
+        client.set_terminated(run_id, "FINISHED")
+    return Written(run_id, content.experiment, f"models:/{content.registered_model}/{version}")
+
+
+def safe_name(*parts: str) -> str:
+    """A name of the parts that MLflow takes for a model or an alias: letters, digits, `_`, `.` and `-`."""
+    return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-.") for part in parts)))
+
+
+def metric_name(*parts: str) -> str:
+    """A name that MLflow takes for a metric: the first part is its section in the pages."""
+    return "/".join(re.sub(r"[^\w. -]+", "_", part) for part in parts if part)
+
+
+def experiment_name(*parts: str) -> str:
+    """A name without `/`, of which the pages would show the last piece only."""
+    return ", ".join(part.replace("/", "-") for part in parts if part)
+
+
+def _database(uri: str) -> Path | None:
+    """The file of a local SQLite store, or None for any other."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
+
+
+def _artifacts(database: Path) -> Path:
+    return database.parent / "artifacts"
+
+
+def _application_id(database: Path) -> int:
+    """Bytes 68 to 71 of an SQLite file; 0 when they were never set."""
+    with database.open("rb") as file:
+        return int.from_bytes(file.read(72)[68:72], "big")
+
+
+def _await_server(uri: str) -> None:
+    """Ask a server once whether it is there: MLflow itself would try for minutes."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(f"{public_address(uri).rstrip('/')}/health", timeout=PATIENCE):
+            pass
+    except urllib.error.HTTPError:
+        pass
+    except (OSError, ValueError) as error:
+        raise _refused(uri, str(getattr(error, "reason", error))) from error
+
+
+@contextlib.contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn the library's errors into one line that says what to do."""
+    try:
+        yield
+    except (StorageError, UsageError, OSError):
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "requests", "urllib3", "sqlite3"):
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _refused(uri, first.replace(uri, public_address(uri))) from error
+
+
+def _refused(uri: str, reason: str) -> TrackingError:
+    return TrackingError(
+        f"MLflow at {public_address(uri)} cannot be written: {reason}; all results are kept, "
+        "so start it (or unset MLFLOW_TRACKING_URI) and run the experiment again: only the tracking is made up for"
+    )
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One writer at a time on this machine: two would make two runs of one key, or migrate one database twice."""
+    folder = home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "mlflow.lock"):
+        yield
+
+
+def _quieten() -> None:
+    """A hundred lines of migrations are no news."""
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store.model_registry"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _experiment(client: Any, name: str, uri: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        database = _database(uri)
+        location = None
+        if not uri.startswith(("http://", "https://")):
+            folder = _artifacts(database) if database else home() / "mlflow" / "artifacts"
+            location = (folder / safe_name(name)).as_uri()
+        return client.create_experiment(name, artifact_location=location)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def _run(client: Any, experiment: str, content: RunContent) -> str:
+    """The run of this model, whatever became of it, or a new one; its tags are those of now."""
+    tags = {**content.tags, KEY: content.key, CONTENT: content.content}
+    wanted = f"tags.{KEY} = '{content.key}' and tags.{CONTENT} = '{content.content}'"
+    found = client.search_runs(
+        [experiment], filter_string=wanted, max_results=1, order_by=["attributes.start_time ASC"]
+    )
+    if not found:
+        return client.create_run(experiment, run_name=content.name, tags=tags).info.run_id
+    run = found[0]
+    client.update_run(run.info.run_id, status="RUNNING", name=content.name)
+    stale = [tag for tag in run.data.tags if tag.startswith("state/") and tag not in tags]
+    for tag in stale:
+        client.delete_tag(run.info.run_id, tag)
+    for tag, value in tags.items():
+        if run.data.tags.get(tag) != value:
+            client.set_tag(run.info.run_id, tag, value)
+    return run.info.run_id
+
+
+def _write_values(client: Any, run_id: str, content: RunContent) -> None:
+    """Parameters and metrics; what stands there already is not written twice."""
+    from mlflow.entities import Metric as Entry
+    from mlflow.entities import Param
+
+    run = client.get_run(run_id)
+    known = run.data.params
+    new = [Param(name, value) for name, value in content.parameters.items() if name not in known]
+    for start in range(0, len(new), PARAMETERS):
+        client.log_batch(run_id, params=new[start : start + PARAMETERS])
+    for name, value in content.parameters.items():
+        # A parameter of MLflow never changes; what another evaluation of the same model was set to is a tag.
+        if name in known and known[name] != value:
+            client.set_tag(run_id, f"now/{name}", value)
+    now = int(time.time() * 1000)
+    standing = run.data.metrics
+    scores = [
+        Entry(each.name, each.value, now, each.step) for each in content.scores if standing.get(each.name) != each.value
+    ]
+    # The same time each time, so that the store itself passes over points it has.
+    began = run.info.start_time
+    curves = [Entry(each.name, each.value, began + each.step, each.step) for each in content.curves]
+    entries = scores + curves
+    for start in range(0, len(entries), BATCH):
+        client.log_batch(run_id, metrics=entries[start : start + BATCH])
+
+
+def _write_datasets(client: Any, run_id: str, datasets: Sequence[Dataset]) -> None:
+    from mlflow.entities import Dataset as Entry
+    from mlflow.entities import DatasetInput, InputTag
+
+    there = {(each.dataset.name, each.dataset.digest) for each in client.get_run(run_id).inputs.dataset_inputs}
+    inputs = [
+        DatasetInput(
+            Entry(each.name, each.digest, source_type="local", source=json.dumps({"uri": str(each.path)})),
+            [InputTag("mlflow.data.context", each.context)],
+        )
+        for each in datasets
+        if (each.name, each.digest) not in there
+    ]
+    if inputs:
+        client.log_inputs(run_id, inputs)
+
+
+def _write_model(client: Any, run_id: str, folder: Path) -> None:
+    """Copy the model's files, but those that lie there in full."""
+    there = {entry.path: entry.file_size for entry in client.list_artifacts(run_id, MODEL_FOLDER)}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), f"{MODEL_FOLDER}/{path.name}")
+        elif there.get(f"{MODEL_FOLDER}/{path.name}") != path.stat().st_size:
+            client.log_artifact(run_id, str(path), MODEL_FOLDER)
+
+
+def _register(client: Any, run_id: str, content: RunContent) -> str:
+    """The version of this run's model, made where there is none; the alias moves to it unless it leads to a newer one."""
+    from mlflow.exceptions import MlflowException
+
+    name = content.registered_model
+    with contextlib.suppress(MlflowException):
+        client.create_registered_model(name)
+    mine = [version for version in client.search_model_versions(f"name = '{name}'") if version.run_id == run_id]
+    if mine:
+        version = max(int(each.version) for each in mine)
+    else:
+        source = f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{MODEL_FOLDER}"
+        tags = {KEY: content.key, CONTENT: content.content}
+        made = client.create_model_version(name, source, run_id, tags=tags, description=content.name)
+        version = int(made.version)
+    try:
+        current = int(client.get_model_version_by_alias(name, content.alias).version)
+    except MlflowException:
+        current = 0
+    if version > current:
+        client.set_registered_model_alias(name, content.alias, str(version))
+    return str(version)

@@ -1,0 +1,51 @@
+"""What of a run goes into MLflow: names of metrics, and the states of those that carry no number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tasks.report.scoring import Scores
+
+HEADLINE = (
+    ("recall", "forget"),
+    ("answer_probability", "forget"),
+    ("recall", "retain"),
+    ("recall", "neighbours"),
+    ("relearned_recall", "forget"),
+)
+"""(metric, split) whose interval is tracked too."""
+
+
+def score_metrics(columns: Mapping[str, Any]) -> tuple[dict[tuple[str, str], float], dict[str, str]]:
+    """(section, name) -> value, and name of the score -> its state where that is not `ok`.
+
+    Sections are the splits (`forget`, `neighbours`, `retain`, `general`) for the unlearned model, `inside` for what was
+    read in the network, `gold` and `base` for the other two models. A score without a number is left out.
+    """
+    values: dict[tuple[str, str], float] = {}
+    states: dict[str, str] = {}
+    for row in Scores(columns).rows:
+        site = f"_{row.site}" if row.site else ""
+        if row.model == "unlearned":
+            section, name = ("inside" if row.site else row.split), f"{row.metric}{site}"
+        else:
+            section, name = row.model, f"{row.split}_{row.metric}{site}"
+        if row.state != "ok":
+            states[f"{section}/{name}"] = row.state
+        if not row.there:
+            continue
+        values[section, name] = row.value
+        if row.model == "unlearned" and (row.metric, row.split) in HEADLINE:
+            ends = {"low": row.low, "high": row.high}
+            values |= {(section, f"{name}_{end}"): value for end, value in ends.items() if math.isfinite(value)}
+    return values, states
+
+
+def training_curves(columns: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    """(loss part, step, value), every finite one."""
+    rows = zip(columns["name"], columns["step"], np.asarray(columns["value"], dtype=float), strict=True)
+    return [(str(name), int(step), float(value)) for name, step, value in rows if math.isfinite(value)]
