@@ -95,14 +95,16 @@ def load_experiment(name_or_path: str = "default", overrides: Sequence[str] = ()
     return experiment
 
 
-def flat_settings(experiment: Experiment) -> dict[str, Any]:
-    """`section.key` -> value, as an experiment file would say it."""
+def flat_settings(experiment: Experiment, *, runtime: bool = True) -> dict[str, Any]:
+    """`section.key` -> value, as an experiment file would say it; `runtime` settings can change no result."""
     flat: dict[str, Any] = {}
     for section, parts in SECTIONS.items():
         for part in parts:
             settings = getattr(experiment, part)
             for entry in dataclasses.fields(settings):
                 value = getattr(settings, entry.name)
+                if entry.metadata.get("runtime") and not runtime:
+                    continue
                 if part == "alignment" and entry.name == _OWN_SETTINGS:
                     flat |= {f"alignment.settings.{name}": own for name, own in value}
                 else:

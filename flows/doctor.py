@@ -15,7 +15,8 @@ from typing import NamedTuple
 from flows.console import print_table, sized
 from storage.artifacts import ArtifactMissing, artifacts_root, read_manifest, verify
 from storage.records import Artifact
-from storage.settings import home, tracking_uri
+from storage.settings import home
+from storage.tracking import public_address
 
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "deployments" / "constraints.txt"
 ENOUGH = 2_000_000_000
@@ -110,7 +111,7 @@ def _home() -> Iterator[Finding]:
 
 
 def _tracking() -> Iterator[Finding]:
-    uri = tracking_uri()
+    uri = public_address()
     if uri.startswith(("http://", "https://")):
         try:
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):

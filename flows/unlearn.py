@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from prefect import flow
 
-from flows.config import Experiment, load_experiment
+from flows.config import Experiment, flat_settings, load_experiment
 from flows.evaluate import Assessment, assess
 from flows.prepare import Insight, Subject, look_inside, prepare
 from flows.results import markdown_of, score_rows
 from storage.records import Report, TrackedRun, UnlearnedModel
+from storage.tracking import public_address, store_identity
 from tasks.alignment.task import align
 from tasks.report.task import track, write_report
 
@@ -55,7 +56,20 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
         scorecard=assessment.scorecard,
         settings=experiment.report,
     )
-    tracked = track(experiment.name, report, assessment.scorecard, unlearned, subject.forget_set)
+    tracked = track(
+        address=public_address(),
+        store=store_identity(),
+        name=experiment.name,
+        world=subject.world,
+        model=subject.testbed.base,
+        forget_set=subject.forget_set,
+        unlearned=unlearned,
+        scorecard=assessment.scorecard,
+        report=report,
+        parameters=tuple(
+            (name, str(value)) for name, value in sorted(flat_settings(experiment, runtime=False).items())
+        ),
+    )
     return Outcome(subject, insight, unlearned, assessment, report, tracked)
 
 

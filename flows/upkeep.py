@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import socket
 import subprocess
 import sys
@@ -11,17 +10,14 @@ from collections.abc import Sequence
 
 from flows.console import print_table, sized
 from storage import garbage
-from storage.artifacts import disk_errors
 from storage.records import UsageError
-from storage.settings import configure_environment, home, tracking_uri
+from storage.settings import configure_environment, home
+from storage.tracking import serve_command, serve_environment
 
 
 def serve_tracking(port: int) -> int:
     """MLflow's server on 127.0.0.1, without the job runners that would take two gigabytes."""
-    uri = tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        print(f"the runs are at {uri} (MLFLOW_TRACKING_URI)")
-        return 0
+    command = serve_command(port)
     if not 1 <= port <= 65535:
         raise UsageError(f"--port: expected a number from 1 to 65535, given {port}; e.g. --port 5001")
     with socket.socket() as probe:
@@ -33,23 +29,8 @@ def serve_tracking(port: int) -> int:
                 f"--port {port} cannot be used ({error.strerror}); is MLflow shown already? else choose another, e.g. --port {port + 1}"
             ) from None
     configure_environment()
-    folder = home() / "mlflow"
-    with disk_errors():
-        folder.mkdir(parents=True, exist_ok=True)
+    server = subprocess.Popen(command, env=serve_environment())
     print(f"MLflow: http://127.0.0.1:{port}   (ready in some 15 s; Ctrl-C ends it)", flush=True)
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(command, env=environment)
     try:
         return server.wait()
     except KeyboardInterrupt:

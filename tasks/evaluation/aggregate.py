@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tasks.evaluation.intervals import interval
+
 
 def mean_over_cells(
     values: Sequence[float], targets: Sequence[str], *, draws: int = 2000, confidence: float = 0.95, seed: int = 0
@@ -30,6 +32,4 @@ def mean_over_cells(
     means = np.stack([group[generator.integers(len(group), size=(draws, len(group)))].mean(axis=1) for group in groups])
     chosen = generator.integers(len(groups), size=(draws, len(groups)))
     resampled = means[chosen, np.arange(draws)[:, None]].mean(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return mean, float(low), float(high)
+    return mean, *interval(resampled, confidence)

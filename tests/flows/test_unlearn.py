@@ -1,0 +1,192 @@
+"""The whole chain in little, once; then what a second run computes, and what it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from flows.compare import candidates, compare
+from flows.config import load_experiment
+from flows.evaluate import evaluate
+from flows.results import score_rows
+from flows.stages import STAGES
+from flows.unlearn import Outcome, unlearn, unlearn_chain
+from storage import keys
+from storage.artifacts import folder_of
+from storage.tables import read_table
+from tasks.caching import Journal, journal
+
+CACHED, TO_COMPUTE = "cached", "to compute"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, prefect_session: None) -> Iterator[tuple[Outcome, Journal]]:
+    """The experiment `quick`, run in a home that the tests of this module share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAE_UNLEARN_HOME", str(tmp_path_factory.mktemp("home")))
+        with journal() as log:
+            outcome = unlearn("quick")
+        yield outcome, log
+
+
+def _plan(*overrides: str) -> list[tuple[str, str]]:
+    with journal(planning=True) as log:
+        unlearn_chain(load_experiment("quick", overrides))
+    return [(run.stage, run.state) for run in log.runs]
+
+
+def _computed(plan: list[tuple[str, str]]) -> list[str]:
+    return [stage for stage, state in plan if state == TO_COMPUTE]
+
+
+def test_first_run_computes_every_stage(ran: tuple[Outcome, Journal]) -> None:
+    _, log = ran
+    assert {run.stage for run in log.runs} == set(STAGES)
+    assert {run.state for run in log.runs} == {"computed"}
+    order = list(dict.fromkeys(run.stage for run in log.runs))
+    assert order == list(STAGES)
+
+
+def test_second_run_computes_nothing(ran: tuple[Outcome, Journal]) -> None:
+    outcome, _ = ran
+    with journal() as log:
+        again = unlearn("quick")
+    assert {run.state for run in log.runs} == {CACHED}
+    assert again == outcome
+
+
+def test_scores_cover_the_models_and_the_splits(ran: tuple[Outcome, Journal]) -> None:
+    outcome, _ = ran
+    rows = score_rows(outcome.assessment.scorecard)
+    recall = {row["split"]: row for row in rows if row["metric"] == "recall"}
+    assert {"forget", "retain"} <= set(recall)
+    assert all(0 <= row[name] <= 1 for row in recall.values() for name in ("value", "base", "gold"))
+    assert (folder_of(outcome.report.artifact) / "report.html").stat().st_size > 10_000
+
+
+def test_changed_learning_rate_recomputes_alignment_and_what_follows(ran: tuple[Outcome, Journal]) -> None:
+    plan = _plan("alignment.learning_rate=0.0021")
+    changed = ["alignment", "observations", "stress", "scores", "report", "tracking"]
+    assert _computed(plan) == changed
+
+
+def test_new_target_reuses_the_models_and_the_autoencoders(ran: tuple[Outcome, Journal]) -> None:
+    outcome, _ = ran
+    table = read_table(folder_of(outcome.subject.entities.artifact) / "entities.parquet")
+    other = candidates(table)[-1]["entity"]
+    plan = _plan(f"entities.targets={other}")
+    expected = ["targets", "selection", "alignment", "observations", *["stress"] * 3, "scores", "report", "tracking"]
+    assert _computed(plan) == expected
+
+
+def test_device_and_batch_size_recompute_nothing(ran: tuple[Outcome, Journal]) -> None:
+    assert _computed(_plan("alignment.device=cpu", "evaluation.token_budget=1024")) == []
+
+
+@pytest.fixture
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the sources that the keys are computed from."""
+    shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(keys, "PROJECT", tmp_path)
+    return tmp_path / "tasks"
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+
+
+def test_comment_and_docstring_recompute_nothing(ran: tuple[Outcome, Journal], edited: Path) -> None:
+    for path in edited.rglob("*.py"):
+        path.write_text(f"{path.read_text()}\n# a comment more\n")
+    assert _computed(_plan()) == []
+
+
+def test_edited_method_recomputes_only_those_who_use_it(ran: tuple[Outcome, Journal], edited: Path) -> None:
+    path = next(edited.rglob("npo.py"))
+    path.write_text(
+        path.read_text()
+        .replace("return Loss", "return 2 * Loss")
+        .replace("    def loss(", "    EDITED = 1\n\n    def loss(")
+    )
+    assert _computed(_plan()) == []
+    path = next(edited.rglob("sae_guided.py"))
+    _edit(path, "    def loss(", "    EDITED = 1\n\n    def loss(")
+    assert _computed(_plan()) == ["alignment", "observations", "stress", "scores", "report", "tracking"]
+
+
+def test_command_prints_one_json_object(ran: tuple[Outcome, Journal], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["run", "quick", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {stage["state"] for stage in document["stages"]} == {CACHED}
+    assert {"metric", "split", "value", "low", "high", "better", "state"} <= set(document["scores"][0])
+    assert (Path(document["model"]) / "config.json").is_file()
+    assert Path(document["report"]).is_file()
+    assert document["mlflow_run"] == ran[0].tracked.run_id
+
+
+def test_command_prints_a_table_for_people(ran: tuple[Outcome, Journal], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["run", "quick"]) == 0
+    out = capsys.readouterr().out
+    assert ran[0].subject.forget_set.targets[0] in out
+    assert "report.html" in out
+    assert "sae-unlearn ui" in out
+    assert cli.run_command(["why"]) == 0
+    assert "cached" in capsys.readouterr().out
+    assert cli.run_command(["list", "targets", "--experiment", "quick"]) == 0
+    assert ran[0].subject.forget_set.targets[0] in capsys.readouterr().out
+
+
+def test_mistake_found_inside_a_stage_is_one_line(
+    ran: tuple[Outcome, Journal], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run_command(["run", "quick", "--set", "entities.targets=Nobody of that name"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    lines = captured.err.splitlines()
+    assert lines[-1].startswith("sae-unlearn: ")
+    assert "Nobody of that name" in lines[-1]
+    assert [line for line in lines if "Nobody of that name" in line] == lines[-1:]
+
+
+def test_model_in_a_folder_is_scored_like_the_one_it_is_a_copy_of(ran: tuple[Outcome, Journal], tmp_path: Path) -> None:
+    outcome, _ = ran
+    model = folder_of(outcome.unlearned.artifact) / outcome.unlearned.model.location
+    shutil.copytree(model, tmp_path / "copy")
+    assessment = evaluate(str(tmp_path / "copy"), "quick")
+    copy, own = (
+        {(row["metric"], row["split"], row["site"]): row["value"] for row in score_rows(card)}
+        for card in (assessment.scorecard, outcome.assessment.scorecard)
+    )
+    assert copy == pytest.approx(own, nan_ok=True)
+
+
+def test_comparison_has_a_row_a_cell_and_reuses_what_cells_share(ran: tuple[Outcome, Journal]) -> None:
+    with journal() as log:
+        result = compare("quick", methods=["sae_guided", "npo"], count=1, overrides=["alignment.steps=2"])
+    assert result.cells == 2
+    assert not result.failures
+    assert {row["method"] for row in result.summary} == {"sae_guided", "npo", "(base)", "(gold)"}
+    assert [run.stage for run in log.runs if run.state == "computed"].count("alignment") == 2
+    assert not {"world", "testbed", "activations", "autoencoder"} & {
+        run.stage for run in log.runs if run.state == "computed"
+    }
+    cells = read_table(result.folder / "cells.parquet")
+    assert set(cells["method"]) == {"sae_guided", "npo", "(base)", "(gold)"}
+    text = (result.folder / "summary.md").read_text()
+    assert "| npo |" in text
+    with journal() as log:
+        again = compare("quick", methods=["sae_guided", "npo"], count=1, overrides=["alignment.steps=2"])
+    assert {run.state for run in log.runs} == {CACHED}
+    assert again.folder == result.folder
