@@ -13,6 +13,7 @@ from torch import Tensor
 from storage.records import UsageError
 from tasks.models.forward import final_states, logits_of, plan_for
 from tasks.models.load import LoadedModel
+from tasks.models.plan import Plan
 
 HEAD_NUMBERS = 32 * 2**20
 """Logits held at once, so that a large vocabulary does not fill the memory."""
@@ -84,13 +85,13 @@ def score_answers(
         targets.append(answer + ((-1,) if append_eos else ()))
     lengths = np.array([len(target) for target in targets], dtype=np.int64)
     flat = np.array([token for target in targets for token in target], dtype=np.int64)
-    table = _score(loaded, sequences, wanted, flat, ends, budget)
+    first = np.cumsum(lengths) - lengths
+    ranked = np.zeros(len(flat), dtype=bool)
+    ranked[first] = True
+    table = _score(loaded, plan_for(loaded, sequences, wanted, budget=budget), flat, ranked, ends, per_token)
 
     pair = np.repeat(np.arange(len(pairs)), lengths)
     scored = flat >= 0
-    first = np.cumsum(lengths) - lengths
-    hit = np.ones(len(pairs), dtype=bool)
-    np.logical_and.at(hit, pair, table[:, 1] > 0)
     details = None
     if per_token:
         details = TokenScores(
@@ -99,9 +100,9 @@ def score_answers(
     return AnswerScores(
         prompt=np.array([p for p, _ in pairs], dtype=np.int64),
         answer=np.array([a for _, a in pairs], dtype=np.int64),
-        log_probability=np.bincount(pair[scored], weights=table[scored, 0], minlength=len(pairs)),
+        log_probability=np.bincount(pair[scored], weights=table[scored, 0], minlength=len(pairs)).astype(np.float64),
         tokens=np.bincount(pair[scored], minlength=len(pairs)).astype(np.int64),
-        hit=hit,
+        hit=np.minimum.reduceat(table[:, 1], first) > 0,
         rank=table[first, 2],
         per_token=details,
     )
@@ -109,46 +110,52 @@ def score_answers(
 
 def _score(
     loaded: LoadedModel,
-    sequences: Sequence[Sequence[int]],
-    wanted: Sequence[Sequence[int]],
+    plan: Plan,
     targets: Int[np.ndarray, " S"],
+    ranked: Bool[np.ndarray, " S"],
     ends: Int[np.ndarray, " e"],
-    budget: int | None,
+    spread: bool,
 ) -> Float[np.ndarray, "S 5"]:
-    """Per target: log-probability, whether it is the argmax (-1: whether an end is), rank, mean, deviation."""
-    plan = plan_for(loaded, sequences, wanted, budget=budget)
+    """Per target (-1: an end) log-probability, whether it is the argmax, rank if asked, mean and deviation if asked."""
     table = np.zeros((plan.items, 5))
-    wanted_ids, end_ids = torch.from_numpy(targets), torch.from_numpy(ends).to(loaded.device)
+    all_targets, all_ranked = torch.from_numpy(targets).to(loaded.device), torch.from_numpy(ranked).to(loaded.device)
+    end_ids = torch.from_numpy(ends).to(loaded.device)
     step = max(1, HEAD_NUMBERS // loaded.vocabulary)
     for batch in plan.batches:
         hidden, which = final_states(loaded, batch, plan.trie)
-        target = wanted_ids[torch.from_numpy(batch.item)].to(loaded.device)
-        order = torch.argsort(which, stable=True)
-        found = torch.empty(len(order), 5, dtype=torch.float64, device=loaded.device)
-        bounds = torch.searchsorted(which[order], torch.arange(0, len(hidden) + step, step, device=which.device))
-        for number, start in enumerate(range(0, len(hidden), step)):
-            part = order[bounds[number] : bounds[number + 1]]
+        item = torch.from_numpy(batch.item).to(loaded.device)
+        found = torch.empty(len(item), 5, dtype=torch.float64, device=loaded.device)
+        for start in range(0, len(hidden), step):
+            part = ((which >= start) & (which < start + step)).nonzero()[:, 0]
             logits = logits_of(loaded, hidden[start : start + step]).float()
-            found[part] = _read(logits, which[part] - start, target[part], end_ids)
+            chosen = item[part]
+            found[part] = _read(logits, which[part] - start, all_targets[chosen], all_ranked[chosen], end_ids, spread)
         table[batch.item] = found.cpu().numpy()
     return table
 
 
 def _read(
-    logits: Float[Tensor, "u V"], which: Int[Tensor, " n"], target: Int[Tensor, " n"], ends: Int[Tensor, " e"]
+    logits: Float[Tensor, "u V"],
+    which: Int[Tensor, " n"],
+    target: Int[Tensor, " n"],
+    ranked: Bool[Tensor, " n"],
+    ends: Int[Tensor, " e"],
+    spread: bool,
 ) -> Float[Tensor, "n 5"]:
-    """The five numbers of each target, from the logits of its position."""
-    log_p = logits.log_softmax(-1)
-    p = log_p.exp()
-    mean = (p * log_p.clamp(min=-1e4)).sum(-1)  # the clamp keeps 0 · -inf out
-    square = (p * log_p.clamp(min=-1e4).square()).sum(-1)
-    deviation = (square - mean.square()).clamp(min=0).sqrt()
+    """The five numbers of each target, from the logits of its position; numbers not asked for are 0."""
+    table = torch.zeros(len(which), 5, dtype=torch.float64, device=logits.device)
+    total = logits.logsumexp(-1)
+    own = logits[which, target.clamp(min=0)]
     top = logits.argmax(-1)[which]
-    at = target.clamp(min=0)
-    hit = torch.where(target >= 0, top == target, torch.isin(top, ends))
-    ranks = []
-    for row, token in zip(which.split(len(logits)), at.split(len(logits)), strict=True):
-        all_, own = logits[row], logits[row, token][:, None]
-        ranks.append(1 + (all_ > own).sum(-1) + ((all_ == own).sum(-1) - 1) / 2)
-    parts = (log_p[which, at], hit, torch.cat(ranks), mean[which], deviation[which])
-    return torch.stack([part.double() for part in parts], dim=-1)
+    table[:, 0] = own - total[which]
+    table[:, 1] = torch.where(target >= 0, top == target, torch.isin(top, ends))
+    for part in ranked.nonzero()[:, 0].split(len(logits)):
+        rows, mine = logits[which[part]], own[part, None]
+        table[part, 2] = 1 + (rows > mine).sum(-1) + ((rows == mine).sum(-1) - 1).double() / 2
+    if spread:
+        log_p = (logits - total[:, None]).clamp(min=-1e4)  # the clamp keeps 0 · -inf out
+        p = log_p.exp()
+        mean = (p * log_p).sum(-1)
+        table[:, 3] = mean[which]
+        table[:, 4] = ((p * log_p.square()).sum(-1) - mean.square()).clamp(min=0).sqrt()[which]
+    return table

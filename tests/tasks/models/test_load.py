@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,12 @@ def saved(
     fresh: Callable[..., LoadedModel],
     tokenizers: dict[str, PreTrainedTokenizerFast],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[LoadedModel, Path]]:
+) -> tuple[LoadedModel, Path]:
     folder = tmp_path_factory.mktemp("model")
     loaded = fresh(request.param, num_hidden_layers=3)
     loaded.model.save_pretrained(folder)
     tokenizers["byte_level"].save_pretrained(folder)
-    yield loaded, folder
+    return loaded, folder
 
 
 @pytest.fixture

@@ -64,6 +64,11 @@ def test_shared_beginnings_are_run_once() -> None:
     assert len(plan.batches) == 1
 
 
+def test_a_bucket_holds_no_sequence_that_another_begins_with() -> None:
+    plan = plan_buckets([[1, 2], [1, 2, 3], [1, 2, 3], [4]], [[0, 1], [2], [2], [0]])
+    assert plan.tokens_run == 4
+
+
 def test_a_row_holds_at_most_128_nodes_and_a_longer_sequence_its_own_length() -> None:
     random = np.random.default_rng(0)
     sequences = [[1, *random.integers(2, 999, size=9).tolist()] for _ in range(100)]

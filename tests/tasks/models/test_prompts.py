@@ -53,10 +53,12 @@ def test_one_space_and_no_more_goes_before_an_answer(tokenizers: Tokenizers, kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_tokens_of_a_name(tokenizers: Tokenizers, kind: str) -> None:
+@pytest.mark.parametrize("quote", ["", "'"])
+def test_the_tokens_of_a_name(tokenizers: Tokenizers, kind: str, quote: str) -> None:
     tokenizer = tokenizers[kind]
-    prompt = "The team of Ada Lovelace is"
-    start, end = prompt.index("Ada"), prompt.index(" is")
+    prompt = f"The team of {quote}Ada Lovelace{quote} is"
+    start = prompt.index("Ada")
+    end = start + len("Ada Lovelace")
     first, last = token_span(tokenizer, GEMMA, prompt, start, end)
     (ids,) = encode_texts(tokenizer, GEMMA, [prompt])
     assert ids[0] == tokenizer.bos_token_id

@@ -92,6 +92,13 @@ def test_every_token_of_an_answer(tiny: Callable[[str], LoadedModel], monkeypatc
     assert tokens.hit[4] == (int(logits.argmax()) == 13)
 
 
+def test_no_answers_give_empty_scores(tiny: Callable[[str], LoadedModel]) -> None:
+    scores = score_answers(tiny("llama"), PROMPTS, [[]] * 4, per_token=True)
+    assert len(scores.hit) == len(scores.rank) == 0
+    assert scores.per_token is not None
+    assert len(scores.per_token.token) == 0
+
+
 def test_a_model_that_finds_all_answers_equal_ranks_them_in_the_middle(fresh: Callable[..., LoadedModel]) -> None:
     loaded = fresh("llama")
     loaded.model.lm_head.weight.data.zero_()
