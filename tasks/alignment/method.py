@@ -61,7 +61,10 @@ class Method(ABC):
     forget_needs, retain_needs  which of `states` (at the sites), `answers` (distributions), `reference states` and
                                 `reference answers` the loss reads in each group; what is not asked for is not computed.
     references                  how many unknown entities it wants as references, 0 for none.
+    learning_rate               used where the experiment gives none; chosen on validation targets of the testbed.
     """
+
+    learning_rate: ClassVar[float] = 1e-3
 
     forget_needs: ClassVar[frozenset[str]]
     retain_needs: ClassVar[frozenset[str]]

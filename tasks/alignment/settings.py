@@ -12,7 +12,8 @@ class AlignmentSettings:
     """Which method makes the model forget, and how long it may train."""
 
     method: str = setting("sae_guided", plugin="alignment/methods")
-    learning_rate: float = setting(1e-3, minimum=1e-8, maximum=1.0)
+    learning_rate: float = setting(0.0, minimum=0.0, maximum=1.0)
+    """Peak learning rate; 0 means the method's own."""
     steps: int = setting(60, minimum=1)
     forget_rows: int = setting(16, minimum=1)
     """Forget questions a step."""

@@ -55,7 +55,7 @@ def align(
         material,
         {site: load_sae(folder / site.name, device=str(student.device)) for site in sae.sites},
         latents,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate or method.learning_rate,
         seed=settings.seed,
     )
     with new_artifact() as build:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,15 @@ from tasks.models.scoring import score_answers
 from tasks.models.train import Loss, minimise, trainable_parameters
 from tasks.models.worlds import encode_world
 
+COLUMNS = ("draw", "step", "entity", "question", "relation", "part", "log_probability", "tokens", "hit")
+ROWS = 32
+"""Taught questions a step, at most."""
 
-def split_facts(relations: Mapping[str, Sequence[str]], seed: int) -> dict[tuple[str, str], str]:
-    """(entity, relation) -> `taught` or `scored`: half of each target's relations, drawn, are taught back.
+
+def split_facts(relations: Mapping[str, Sequence[str]], seed: int, draw: int) -> dict[tuple[str, str], str]:
+    """(entity, relation) -> `taught` or `scored`: half of each target's relations are taught back.
+
+    The draws go round one shuffled order of the relations, so that each is scored in about half of them.
 
     Raises: UsageError for a target with fewer than two relations.
     """
@@ -28,56 +35,87 @@ def split_facts(relations: Mapping[str, Sequence[str]], seed: int) -> dict[tuple
         names = sorted(set(kinds))
         if len(names) < 2:
             raise UsageError(f"relearning needs at least two relations of '{entity}' and the world has {len(names)}")
-        order = np.random.default_rng([seed, place]).permutation(names)
+        order = np.roll(np.random.default_rng([seed, place]).permutation(names), draw)
         for name in names:
             parts[entity, name] = "taught" if name in order[: len(names) // 2] else "scored"
     return parts
 
 
 def relearn_curve(
-    loaded: LoadedModel, questions: Mapping[str, Any], targets: set[str], *, steps: int, learning_rate: float, seed: int
+    loaded: LoadedModel,
+    questions: Mapping[str, Any],
+    targets: set[str],
+    *,
+    draws: int,
+    steps: int,
+    learning_rate: float,
+    seed: int,
 ) -> dict[str, list[Any]]:
-    """Train the model in place on the taught half (training templates); score all held-out questions of the targets
-    after every step and before the first."""
+    """Train the model on the taught half (training templates) and score all held-out questions of the targets before
+    the first step and after each. Every draw splits the facts another way and starts from the same weights."""
     rows = [row for row, entity in enumerate(questions["entity"]) if entity in targets]
     relations: dict[str, list[str]] = {}
     for row in rows:
         relations.setdefault(questions["entity"][row], []).append(questions["relation"][row])
-    parts = split_facts(relations, seed)
-    part = {row: parts[questions["entity"][row], questions["relation"][row]] for row in rows}
-    taught = [row for row in rows if part[row] == "taught" and not questions["held_out"][row]]
     asked = [row for row in rows if questions["held_out"][row]]
+    table: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    start = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    for draw in range(draws):
+        loaded.model.load_state_dict(start)
+        parts = split_facts(relations, seed, draw)
+        part = {row: parts[questions["entity"][row], questions["relation"][row]] for row in rows}
+        taught = [row for row in rows if part[row] == "taught" and not questions["held_out"][row]]
+        record = functools.partial(_record, loaded, questions, asked, part, draw, table)
+        record(0, {})
+        _teach(loaded, questions, taught, steps, learning_rate, seed, record)
+    return table
+
+
+def _record(
+    loaded: LoadedModel,
+    questions: Mapping[str, Any],
+    asked: Sequence[int],
+    part: Mapping[int, str],
+    draw: int,
+    table: dict[str, list[Any]],
+    step: int,
+    _losses: Mapping[str, float],
+) -> None:
     encoded = encode_world(loaded, questions, asked)
-    table: dict[str, list[Any]] = {name: [] for name in ("step", "entity", "question", "relation", "part")}
-    table |= {name: [] for name in ("log_probability", "tokens", "hit")}
+    scores = score_answers(loaded, [each.prompt for each in encoded], [each.answers for each in encoded])
+    columns = answer_columns(scores, len(asked))
+    for place, row in enumerate(asked):
+        line = {name: questions[name][row] for name in ("entity", "question", "relation")}
+        line |= {name: columns[name][place].item() for name in ("log_probability", "tokens", "hit")}
+        line |= {"draw": draw, "step": step, "part": part[row]}
+        for name in COLUMNS:
+            table[name].append(line[name])
 
-    def look(step: int, _parts: Mapping[str, float] | None = None) -> None:
-        scores = score_answers(loaded, [each.prompt for each in encoded], [each.answers for each in encoded])
-        columns = answer_columns(scores, len(asked))
-        for place, row in enumerate(asked):
-            table["step"].append(step)
-            for name in ("entity", "question", "relation"):
-                table[name].append(questions[name][row])
-            table["part"].append(part[row])
-            for name in ("log_probability", "tokens", "hit"):
-                table[name].append(columns[name][place].item())
 
-    look(0)
-    ids, labels = _teaching_rows(loaded, questions, taught)
+def _teach(
+    loaded: LoadedModel,
+    questions: Mapping[str, Any],
+    rows: Sequence[int],
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    after_step: Callable[[int, Mapping[str, float]], None],
+) -> None:
+    """Fine-tune all but the embeddings on the answers of the rows."""
+    ids, labels = _teaching_rows(loaded, questions, rows)
     parameters = trainable_parameters(loaded.model, frozen=[loaded.embeddings])
     generator = np.random.default_rng(seed)
-    size = min(32, len(taught))
+    size = min(ROWS, len(rows))
 
     def loss_at(_step: int) -> Loss:
-        chosen = torch.from_numpy(generator.permutation(len(taught))[:size]).to(loaded.device)
+        chosen = torch.from_numpy(generator.permutation(len(rows))[:size]).to(loaded.device)
         _, output = run_decoder(loaded, ids[chosen])  # causal: padding on the right reaches no scored position
         wanted = labels[chosen] >= 0
         logits = logits_of(loaded, output.last_hidden_state[wanted]).float()
         loss = cross_entropy(logits, labels[chosen][wanted])
         return Loss(loss, {"taught": loss})
 
-    minimise(parameters, loss_at, steps=steps, learning_rate=learning_rate, decay=0.0, after_step=look)
-    return table
+    minimise(parameters, loss_at, steps=steps, learning_rate=learning_rate, decay=0.0, after_step=after_step)
 
 
 def _teaching_rows(

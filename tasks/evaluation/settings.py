@@ -19,6 +19,8 @@ class ObservationSettings:
 class RelearningSettings:
     """The attack: fine-tune on half of the target's facts, score the other half."""
 
+    relearning_draws: int = setting(3, minimum=1)
+    """Ways to split the facts, averaged."""
     relearning_steps: int = setting(12, minimum=1)
     relearning_rate: float = setting(5e-4, minimum=1e-8, maximum=1.0)
     relearning_seed: int = setting(0, minimum=0)

@@ -92,6 +92,7 @@ def relearn(model: ModelRef, world: World, forget_set: ForgetSet, settings: Rele
         load_model(location, revision=revision, device=settings.device),
         questions,
         set(roles["entity"][roles["role"] == "target"]),
+        draws=settings.relearning_draws,
         steps=settings.relearning_steps,
         learning_rate=settings.relearning_rate,
         seed=settings.relearning_seed,
