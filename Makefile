@@ -47,10 +47,9 @@ $(VENV)/installed-test: pyproject.toml $(PINS) | $(VENV)/bin/python
 	$(call install,.[test])
 	@touch $(VENV)/installed
 
+# Without local wheels: they would pin a build that others cannot get.
 constraints: $(VENV)/installed
-	@set -e; set --; \
-	for link in $${PIP_FIND_LINKS:-$$($(RUN) -m pip config get global.find-links 2>/dev/null || true)}; do set -- "$$@" --find-links "$$link"; done; \
-	$(RUN) -m uv pip compile pyproject.toml --all-extras --universal --no-header --no-annotate --python-version 3.11 "$$@" -o $(PINS)
+	$(RUN) -m uv pip compile pyproject.toml --all-extras --universal --upgrade --no-header --no-annotate --python-version 3.11 --output-file $(PINS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
