@@ -69,6 +69,10 @@ class RunContent:
 
     experiment: str
     name: str
+    summary: str
+    """A sentence, kept with the model's version."""
+    description: str
+    """Markdown, shown above the run."""
     key: str
     content: str
     tags: Mapping[str, str]
@@ -273,7 +277,10 @@ def _experiment(client: Any, name: str, uri: str) -> str:
         if not uri.startswith(("http://", "https://")):
             folder = _artifacts(database) if database else home() / "mlflow" / "artifacts"
             location = (folder / safe_name(name)).as_uri()
-        return client.create_experiment(name, artifact_location=location)
+        # Else the pages open in a mode for chats and traces.
+        return client.create_experiment(
+            name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
+        )
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
@@ -281,7 +288,7 @@ def _experiment(client: Any, name: str, uri: str) -> str:
 
 def _run(client: Any, experiment: str, content: RunContent) -> str:
     """The run of this model, whatever became of it, or a new one; its tags are those of now."""
-    tags = {**content.tags, KEY: content.key, CONTENT: content.content}
+    tags = {**content.tags, "mlflow.note.content": content.description, KEY: content.key, CONTENT: content.content}
     wanted = f"tags.{KEY} = '{content.key}' and tags.{CONTENT} = '{content.content}'"
     found = client.search_runs(
         [experiment], filter_string=wanted, max_results=1, order_by=["attributes.start_time ASC"]
@@ -366,7 +373,7 @@ def _register(client: Any, run_id: str, content: RunContent) -> str:
     else:
         source = f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{MODEL_FOLDER}"
         tags = {KEY: content.key, CONTENT: content.content}
-        made = client.create_model_version(name, source, run_id, tags=tags, description=content.name)
+        made = client.create_model_version(name, source, run_id, tags=tags, description=content.summary)
         version = int(made.version)
     try:
         current = int(client.get_model_version_by_alias(name, content.alias).version)

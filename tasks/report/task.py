@@ -140,10 +140,11 @@ def track(
         write_run,
     )
     from storage.weights import location_of
-    from tasks.report.tracked import score_metrics, training_curves
+    from tasks.report.tracked import description, score_metrics, training_curves
 
     scores = read_table(folder_of(scorecard.artifact) / "scores.parquet")
     values, states = score_metrics(scores)
+    sentence, told = description(scores, forget_set.targets)
     training = read_table(folder_of(unlearned.artifact) / "training.parquet")
     settings = dict(parameters)
     whose, targets = _base_name(model), ", ".join(forget_set.targets)
@@ -153,6 +154,8 @@ def track(
     content = RunContent(
         experiment=experiment_name(worldly, whose),
         name=f"{unlearned.method} · {targets}"[:200],
+        summary=f"{unlearned.method} on {targets[:400]}. {sentence}",
+        description=told,
         key=unlearned.artifact.key,
         content=unlearned.artifact.content,
         tags={

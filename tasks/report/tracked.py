@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tasks.report import summary
 from tasks.report.scoring import Scores
 
 HEADLINE = (
@@ -21,7 +22,7 @@ HEADLINE = (
 
 
 def score_metrics(columns: Mapping[str, Any]) -> tuple[dict[tuple[str, str], float], dict[str, str]]:
-    """(section, name) -> value, and name of the score -> its state where that is not `ok`.
+    """(section, name) -> value, and name of the unlearned model's score -> its state where that is not `ok`.
 
     Sections are the splits (`forget`, `neighbours`, `retain`, `general`) for the unlearned model, `inside` for what was
     read in the network, `gold` and `base` for the other two models. A score without a number is left out.
@@ -34,7 +35,7 @@ def score_metrics(columns: Mapping[str, Any]) -> tuple[dict[tuple[str, str], flo
             section, name = ("inside" if row.site else row.split), f"{row.metric}{site}"
         else:
             section, name = row.model, f"{row.split}_{row.metric}{site}"
-        if row.state != "ok":
+        if row.state != "ok" and row.model == "unlearned":
             states[f"{section}/{name}"] = row.state
         if not row.there:
             continue
@@ -43,6 +44,18 @@ def score_metrics(columns: Mapping[str, Any]) -> tuple[dict[tuple[str, str], flo
             ends = {"low": row.low, "high": row.high}
             values |= {(section, f"{name}_{end}"): value for end, value in ends.items() if math.isfinite(value)}
     return values, states
+
+
+def description(columns: Mapping[str, Any], targets: Sequence[str]) -> tuple[str, str]:
+    """What the report says of the run: its one sentence, and its claims in Markdown."""
+    claims = summary.make_claims(Scores(columns), targets)
+    sentence = summary.headline(claims)
+    lines = [
+        f"**{sentence}**",
+        *(f"- {claim.text}" for claim in claims),
+        "The whole page is the artifact `report.html`.",
+    ]
+    return sentence, "\n".join(lines)
 
 
 def training_curves(columns: Mapping[str, Any]) -> list[tuple[str, int, float]]:
