@@ -96,7 +96,7 @@ TEXTS = ["The city of Paris lies in France.", "Ada Lovelace was born in 1815", "
 def tokenizers() -> dict[str, PreTrainedTokenizerFast]:
     """Byte-level (no space of its own), sentence-piece style (a space before every text), and whole words."""
     special = ["<pad>", "<bos>", "<eos>", "<unk>"]
-    bpe = {"vocab_size": 330, "special_tokens": special, "show_progress": False}
+    bpe: dict[str, Any] = {"vocab_size": 330, "special_tokens": special, "show_progress": False}
 
     byte_level = Tokenizer(models.BPE())
     byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
