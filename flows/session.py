@@ -78,6 +78,7 @@ def start_logging() -> None:
             console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S"
         )
     else:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         handler = logging.StreamHandler(sys.stderr)
     logger.handlers = [handler]
     logger.propagate = False
