@@ -192,7 +192,7 @@ def next_token_log_probabilities(
 def usual_budget(loaded: LoadedModel) -> int:
     """Tokens in a batch: small enough for a processor's cache, large enough to fill an accelerator."""
     numbers = 2**25 if loaded.device.type == "cuda" else 2**19
-    return min(max(numbers // loaded.width, 256), 65536 if loaded.device.type == "cuda" else 4096)
+    return min(max(numbers // loaded.width, 256), 65536 if loaded.device.type == "cuda" else 2048)
 
 
 def plan_for(

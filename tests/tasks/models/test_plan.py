@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.records import UsageError
-from tasks.models.plan import Plan, ancestor_mask, plan_buckets, plan_trie
+from tasks.models.plan import ROW, Plan, ancestor_mask, plan_buckets, plan_trie
 
 
 @st.composite
@@ -69,12 +69,12 @@ def test_a_bucket_holds_no_sequence_that_another_begins_with() -> None:
     assert plan.tokens_run == 4
 
 
-def test_a_row_holds_at_most_128_nodes_and_a_longer_sequence_its_own_length() -> None:
+def test_a_row_is_of_bounded_size_and_a_longer_sequence_its_own_length() -> None:
     random = np.random.default_rng(0)
     sequences = [[1, *random.integers(2, 999, size=9).tolist()] for _ in range(100)]
     plan = plan_trie(sequences, [[9]] * 100, budget=512)
-    assert max(batch.tokens.shape[1] for batch in plan.batches) <= 128
-    assert plan.tokens_run > 128
+    assert max(batch.tokens.shape[1] for batch in plan.batches) <= ROW <= 128
+    assert plan.tokens_run > ROW
     (batch,) = plan_trie([list(range(300))], [[299]]).batches
     assert batch.tokens.shape == (1, 300)
 
