@@ -37,7 +37,7 @@ THEME = {
 }
 """Colour -> name of the page's variable for it, so that the same figure serves light and dark."""
 
-NARROW, WIDE = 3.5, 5.2
+NARROW, WIDE = 3.5, 4.7
 """Inches; a narrow figure fills a phone, a wide one half a desk."""
 
 

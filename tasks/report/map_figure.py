@@ -21,7 +21,7 @@ GRID = 200
 
 def draw_map(found: LatentMap, names: dict[str, str]) -> Figure:
     """The latent map; names: entity id -> name."""
-    figure = new_figure(WIDE, 4.3)
+    figure = new_figure(WIDE, 4.1)
     above, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 4.2))
     known, unknown = _thinned(found.known), _thinned(found.unknown)
     _draw_densities(above, found)

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from tasks.report import figures, summary
 from tasks.report.latent_map import Encoder, Entities, LatentMap, draw_coordinates, knownness_gap
-from tasks.report.look import styled, to_png, to_svg
+from tasks.report.look import VOICES, styled, to_png, to_svg
 from tasks.report.map_figure import draw_map
 from tasks.report.moved import MovedLatent, moved_latents
-from tasks.report.scoring import METRICS, MODELS, SPLITS, STATES, Scores, number, percent, site_words
+from tasks.report.scoring import METRICS, MODELS, SPLITS, STATES, Row, Scores, number, percent, site_words
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -155,21 +155,27 @@ class Example:
 
 
 def _examples(material: Material, roles: tuple[str, ...], count: int) -> list[Example]:
-    """Held-out questions about entities of these roles, taken in turn from each entity and relation."""
+    """Held-out questions about entities of these roles, taken in turn from the relations and the entities."""
     questions = material.questions
     chosen = set(material.who.with_role(*roles))
     tables = {
         model: {int(q): row for row, q in enumerate(columns["question"])} for model, columns in material.answers.items()
     }
-    turns: dict[tuple[str, str], int] = {}
-    rows = []
+    waiting: dict[str, list[tuple[int, str]]] = {}
     for row, entity in enumerate(questions["entity"]):
         question = int(questions["question"][row])
         if entity in chosen and questions["held_out"][row] and all(question in table for table in tables.values()):
-            relation = (str(questions["relation"][row]), str(entity))
-            turn = turns[relation] = turns.get(relation, -1) + 1
-            rows.append((turn, relation, row))
-    return [_example(material, row, tables) for _, _, row in sorted(rows)[:count]]
+            waiting.setdefault(str(questions["relation"][row]), []).append((row, str(entity)))
+    taken: list[int] = []
+    shown: dict[str, int] = {}
+    while len(taken) < count and any(waiting.values()):
+        for relation in sorted(waiting):
+            if waiting[relation] and len(taken) < count:
+                row, entity = min(waiting[relation], key=lambda item: (shown.get(item[1], 0), item))
+                waiting[relation].remove((row, entity))
+                shown[entity] = shown.get(entity, 0) + 1
+                taken.append(row)
+    return [_example(material, row, tables) for row in taken]
 
 
 def _example(material: Material, row: int, tables: Mapping[str, Mapping[int, int]]) -> Example:
@@ -224,13 +230,29 @@ def _score_table(scores: Scores) -> list[tuple[str, list[Line]]]:
                 )
             )
         judged = rows.get("unlearned")
-        notes = {model: STATES.get(row.state, row.state) for model, row in rows.items() if row.state != "ok"}
-        words = {"base": "before", "unlearned": "after", "gold": "gold twin"}
-        note = "; ".join(f"{words.get(model, model)}: {text}" for model, text in notes.items())
         table.setdefault(split, []).append(
-            Line(METRICS.get(metric, metric), site, arrow, better, tuple(cells), judged.count if judged else 0, note)
+            Line(
+                METRICS.get(metric, metric),
+                site,
+                arrow,
+                better,
+                tuple(cells),
+                judged.count if judged else 0,
+                _remark(rows),
+            )
         )
     return [(SPLITS.get(split, split), lines) for split, lines in table.items()]
+
+
+def _remark(rows: Mapping[str, Row]) -> str:
+    """The states that are not `ok`, each with the models it is of."""
+    models: dict[str, list[str]] = {}
+    for model, row in rows.items():
+        if row.state != "ok":
+            models.setdefault(STATES.get(row.state, row.state), []).append(VOICES[model].word)
+    return "; ".join(
+        text if len(found) == len(rows) else f"{', '.join(found)}: {text}" for text, found in models.items()
+    )
 
 
 def _environment() -> jinja2.Environment:

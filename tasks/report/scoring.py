@@ -37,9 +37,9 @@ POSITIONS = {"name_last": "last token of the name", "prompt_last": "last token o
 
 STATES = {
     "ok": "",
-    "degenerate": "degenerate: carries no information here",
-    "missing_reference": "not scored: there is no reference",
-    "saturated": "saturated: at a floor or ceiling, where models cannot be ranked",
+    "degenerate": "degenerate, carries no information",
+    "missing_reference": "there is no reference",
+    "saturated": "at a floor or ceiling, where models cannot be ranked",
 }
 
 

@@ -36,6 +36,12 @@ class Gauge:
     gold: Row | None
     aim: float
     """Where a perfect unlearning would stand."""
+    share: bool = True
+    """Shown as a percentage."""
+
+    def shown(self, row: Row) -> str:
+        """The value of one of its rows in words."""
+        return percent(row.value) if self.share else f"{row.value:.2f}"
 
 
 def headline(claims: Sequence[Claim]) -> str:
@@ -54,16 +60,11 @@ def headline(claims: Sequence[Claim]) -> str:
     if inside == "unclear":
         return "It no longer answers; whether it still knows inside, these numbers do not decide."
     price = {
-        "yes": "with no loss elsewhere that these numbers show",
+        "yes": "with no loss elsewhere that shows",
         "no": "at a price: others suffered too",
-        "unclear": "at a price these numbers do not decide",
+        "unclear": "at a price that is not decided",
     }
-    where = (
-        "Forgotten in its answers and inside"
-        if back == "yes"
-        else "Forgotten in its answers and, as far as was probed, inside"
-    )
-    return f"{where}, {price[kept]}."
+    return f"Forgotten in its answers and inside, as far as these numbers show, {price[kept]}."
 
 
 def make_claims(scores: Scores, targets: Sequence[str]) -> list[Claim]:
@@ -77,21 +78,22 @@ def make_gauges(scores: Scores) -> list[Gauge]:
     """The numbers of the head of the page that were scored."""
     gauges: list[Gauge] = []
 
-    def add(title: str, note: str, metric: str, split: str, aim: float, site: str = "") -> None:
+    def add(title: str, note: str, metric: str, split: str, aim: float, site: str = "", share: bool = True) -> None:
         unlearned = scores.get(metric, split, "unlearned", site)
         if unlearned is not None:
             base, gold = (scores.get(metric, split, model, site) for model in ("base", "gold"))
-            gauges.append(Gauge(title, note, base, unlearned, gold, aim))
+            gauges.append(Gauge(title, note, base, unlearned, gold, aim, share))
 
     add("Still answers", "recall of the targets, in wordings never trained on", "recall", "forget", 0.0)
     if site := telling_site(scores):
         add(
             "Looks known inside",
-            f"AUROC against unknown entities ({site_words(site)}); 50% is unknown",
+            f"AUROC against unknown entities ({site_words(site)}); 0.5 is unknown",
             "knownness_auroc",
             "forget",
             0.5,
             site,
+            share=False,
         )
     add("Comes back", "recall of the other half after relearning one half", "relearned_recall", "forget", 0.0)
     add("Others still known", "recall of known entities that no loss saw", "recall", "retain", 1.0)
@@ -149,7 +151,8 @@ def _inside(scores: Scores, names: str) -> Claim | None:
         return Claim("inside", "unclear", "no power", text)
     still, over = _outside(after)
     same = len(after) - len(still) - len(over)
-    text = f"Its activation at {names} cannot be told from that at unknown entities at {same} of the {len(after)} places (layer and token) where it could before."
+    where = "the one place" if len(after) == 1 else f"the {len(after)} places"
+    text = f"Of {where} (layer and token) where the activation of {names} stood apart from unknown entities before, it no longer does at {same or 'none'}."
     text += f" It still looks known at {_places(still)}." if still else ""
     text += (
         f" It looks less known than an unknown entity at {_places(over)}, which gives it away as well." if over else ""
@@ -157,19 +160,20 @@ def _inside(scores: Scores, names: str) -> Claim | None:
     gold = _judged(scores, "gold", list(after))
     gold_outside = sum(map(len, _outside(gold)))
     if gold:
-        text += f" The gold twin's cannot be told at {len(gold) - gold_outside} of {len(gold)}."
+        text += f" The gold twin's does not at {(len(gold) - gold_outside) or 'none'} of {len(gold)}."
     wide = [site for site, row in after.items() if row.high - row.low >= WIDE]
     if wide and same:
         text += " The intervals are wide: a small difference would not show."
     outside = len(still) + len(over)
-    if outside and not (gold and outside <= gold_outside):
-        return Claim(
-            "inside",
-            "no",
-            "it can still be told apart" if not same else "at some places it can still be told apart",
-            text,
-        )
-    return Claim("inside", "unclear" if len(wide) == len(after) else "yes", "it looks unknown", text)
+    if not outside:
+        return Claim("inside", "unclear" if len(wide) == len(after) else "yes", "it looks unknown", text)
+    if outside <= gold_outside and 2 * gold_outside < len(gold):
+        return Claim("inside", "yes", "it stands apart no more than the gold twin", text)
+    if 2 * gold_outside >= max(len(gold), 1) and 2 * outside <= len(after):
+        return Claim("inside", "unclear", "not decided: even the gold twin stands apart", text)
+    return Claim(
+        "inside", "no", "at some places it can still be told apart" if same else "it can still be told apart", text
+    )
 
 
 def _judged(scores: Scores, model: str, sites: Sequence[str]) -> dict[str, Row]:
