@@ -1,0 +1,129 @@
+"""The page: one file without a network, safe with any name, the same bytes for the same inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.artifacts import folder_of
+from tasks import caching
+from tasks.report import page
+from tasks.report.settings import ReportSettings
+from tasks.report.task import write_report
+
+FIGURES = {"map", "scores", "knownness", "relearning", "training", "latents"}
+EVIL = "</script><img src=x onerror=alert(1)>\"'& $x_1$ {{ 7*7 }}"
+
+
+def written(results: Any, key: str = "a" * 32, settings: ReportSettings | None = None) -> Path:
+    """The folder of the report of these results, made without Prefect."""
+    token = caching._running.set(("report", key, {"stage": "report"}))
+    try:
+        return folder_of(write_report.function(*results.report_inputs(), settings or ReportSettings()).artifact)
+    finally:
+        caching._running.reset(token)
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would see: elements, what they load, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.loaded: list[str] = []
+        self.handlers: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "data", "poster") and not str(value).startswith("#"):
+                self.loaded.append(f"{tag} {value}")
+            if name.startswith("on"):
+                self.handlers.append(name)
+            if name == "id":
+                self.ids.append(str(value))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_one_file_without_a_network(make_results: Callable[..., Any]) -> None:
+    folder = written(make_results())
+    html = (folder / "report.html").read_text()
+    reader = Reader(html)
+    assert not re.findall(r"https?://(?!www\.w3\.org/)", html)
+    assert not re.search(r"@import|url\((?!#)", html)
+    assert reader.loaded == []
+    assert not {"script", "link", "iframe", "img"} & set(reader.elements)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert reader.elements.count("svg") > len(FIGURES)
+    assert {path.stem for path in (folder / "figures").iterdir()} == FIGURES
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "figures").iterdir())
+
+
+def test_a_malicious_name_is_text(make_results: Callable[..., Any]) -> None:
+    reader = Reader((written(make_results(name=EVIL)) / "report.html").read_text())
+    assert not {"script", "img"} & set(reader.elements)
+    assert reader.handlers == []
+    assert EVIL in reader.text
+    assert "49" not in reader.text.split("Forgetting", 2)[1][:80]
+
+
+def test_the_same_inputs_make_the_same_bytes(make_results: Callable[..., Any]) -> None:
+    results = make_results()
+    first, second = (
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != "manifest.json"
+        }
+        for folder in (written(results), written(results, "b" * 32))
+    )
+    assert first == second
+
+
+def test_the_page_names_no_clock_and_no_path(make_results: Callable[..., Any], home: Path) -> None:
+    html = (written(make_results()) / "report.html").read_text()
+    assert str(home) not in html
+    assert not re.search(r"20\d\d-\d\d-\d\dT", html)
+    assert "artifacts/alignment/" in html
+
+
+@pytest.mark.parametrize(("targets", "gold"), [(1, False), (3, True), (12, False)])
+def test_several_targets_and_no_gold_twin(make_results: Callable[..., Any], targets: int, gold: bool) -> None:
+    folder = written(make_results(targets=targets, gold=gold))
+    text = Reader((folder / "report.html").read_text()).text
+    assert {path.stem for path in (folder / "figures").iterdir()} == FIGURES
+    assert ("gold twin: trained anew" in text) == gold
+    assert ("12 entities" in text) == (targets == 12)
+
+
+def test_the_answers_of_all_models_stand_side_by_side(make_results: Callable[..., Any]) -> None:
+    html = (written(make_results(), settings=ReportSettings(examples=3, latents=2)) / "report.html").read_text()
+    rows = re.findall(r"<mark>([^<]+)</mark>", html)
+    assert rows == ["Lionel Messi"] * 3 + rows[3:]
+    assert len(rows) == 4
+    assert html.count('data-label="gold twin"') >= 4
+
+
+def test_settings_and_seeds_are_named(make_results: Callable[..., Any]) -> None:
+    text = Reader((written(make_results()) / "report.html").read_text()).text
+    assert "alignment.seed" in text
+    assert "alignment.rate" in text
+
+
+def test_the_layout_is_part_of_the_key() -> None:
+    """After a change in page.html or page.css, put the digest shown here into `page.LAYOUT`."""
+    files = b"".join((page.FOLDER / name).read_bytes() for name in page.FILES)
+    assert hashlib.sha256(files).hexdigest()[:16] == page.LAYOUT
+    explanation = write_report.explanation({})
+    assert "tasks.report.page:LAYOUT" in explanation["code"]
