@@ -113,6 +113,7 @@ class _Module:
             name: hashlib.sha256(ast.dump(_without_prose(node)).encode()).hexdigest()[:16]
             for name, node in self.definitions.items()
         }
+        self._reached: dict[str, list[str]] = {}
 
     def _add(self, node: ast.stmt) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -132,6 +133,12 @@ class _Module:
                     self._add(inner)
 
     def reached(self, name: str) -> list[str]:
+        """Addresses of the definitions that a definition names, found once."""
+        if name not in self._reached:
+            self._reached[name] = self._find_reached(name)
+        return self._reached[name]
+
+    def _find_reached(self, name: str) -> list[str]:
         node = _without_prose(self.definitions[name])
         imports = dict(self.imports)
         for inner in ast.walk(node):
