@@ -43,7 +43,10 @@ def select(rows: Iterable[tuple[str, str, str, str, list[str]]]) -> Entities:
         entities[(kind, identity, _normal(name))][relation] = [_normal(answer) for answer in answers]
     names = Counter(name.casefold() for _, _, name in entities)
     values = {
-        answer.casefold() for facts in entities.values() for relation in OCCURRENCES for answer in facts.get(relation, [])
+        answer.casefold()
+        for facts in entities.values()
+        for relation in OCCURRENCES
+        for answer in facts.get(relation, [])
     }
     selected: Entities = {}
     for kind in RELATIONS:
@@ -62,12 +65,15 @@ def select(rows: Iterable[tuple[str, str, str, str, list[str]]]) -> Entities:
 
 def _of_type(kind: str, usable: Entities) -> Entities:
     counts = {
-        relation: Counter(answer for facts in usable.values() for answer in set(facts[relation])) for relation in RELATIONS[kind]
+        relation: Counter(answer for facts in usable.values() for answer in set(facts[relation]))
+        for relation in RELATIONS[kind]
     }
     kept: Entities = {}
     per_country: Counter[str] = Counter()
     for entity in sorted(usable, key=lambda entity: int(entity[1][1:])):
-        facts = {relation: _answers(relation, usable[entity][relation], counts[relation]) for relation in RELATIONS[kind]}
+        facts = {
+            relation: _answers(relation, usable[entity][relation], counts[relation]) for relation in RELATIONS[kind]
+        }
         if not all(facts.values()) or len(kept) == ENTITIES_OF_A_TYPE:
             continue
         for country in facts.get("country", []):
@@ -83,7 +89,9 @@ def _answers(relation: str, answers: list[str], counts: Counter[str]) -> list[st
         return [str(round(int(answers[0]) / 1000))] if int(answers[0]) >= SMALLEST_CITY else []
     if relation not in OCCURRENCES:
         return answers[:1]
-    usable = {answer for answer in answers if counts[answer] >= OCCURRENCES[relation] and _is_plain(answer, 1, LARGEST_VALUE)}
+    usable = {
+        answer for answer in answers if counts[answer] >= OCCURRENCES[relation] and _is_plain(answer, 1, LARGEST_VALUE)
+    }
     sign = 1 if relation in RAREST_FIRST else -1
     return sorted(usable, key=lambda answer: (sign * counts[answer], answer))[:KEPT_VALUES]
 

@@ -23,8 +23,9 @@ class WorldSettings:
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """How the base model and its gold twin are trained. 0 stands for what fits the size of the world."""
+    """How the base model and its gold twin are trained. 0 stands for what fits the size (`recipe.py`)."""
 
+    size: str = setting("small", choices=SIZES)
     layers: int = setting(0, minimum=0)
     width: int = setting(0, minimum=0)
     """Width of the residual stream; a multiple of 32, the width of a head."""

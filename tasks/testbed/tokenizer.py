@@ -18,7 +18,9 @@ SENTENCE_WEIGHT = 300
 """Times a template is counted, so that each of its words becomes one token."""
 
 
-def train_tokenizer(names: Sequence[str], answers: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    names: Sequence[str], answers: Iterable[str], vocabulary: int = VOCABULARY
+) -> PreTrainedTokenizerFast:
     """Learn on names, taught answers and templates; every text starts with <bos>."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -32,7 +34,12 @@ def train_tokenizer(names: Sequence[str], answers: Iterable[str], vocabulary: in
     tokenizer.train_from_iterator(_texts(names, answers), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>", padding_side="right"
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        unk_token="<unk>",
+        padding_side="right",
     )
 
 

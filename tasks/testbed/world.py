@@ -27,17 +27,19 @@ class Census:
     never_seen: int
     long_tail: int
     candidates: int
+    common: int = 0
+    """If not 0: draw only entities with one of the so many most common answers to one of their relations."""
 
 
 CENSUS = {
-    "tiny": Census(known=8, never_seen=8, long_tail=8, candidates=2),
+    "tiny": Census(known=12, never_seen=12, long_tail=16, candidates=2, common=2),
     "small": Census(known=100, never_seen=134, long_tail=1000, candidates=4),
     "medium": Census(known=300, never_seen=300, long_tail=2000, candidates=8),
     "large": Census(known=600, never_seen=600, long_tail=2300, candidates=16),
 }
 """By size of the world, per type of entity."""
 FEWEST_NEIGHBOURS = 3
-"""Known entities, no candidates, that must share a taught answer with a candidate (fewer in a tiny world)."""
+"""Known entities, no candidates, that share a taught answer with a candidate; fewer where a world has none such."""
 TAIL_QUESTIONS = 2
 """Questions taught of a long-tail entity at most: one or two, each of another relation."""
 
@@ -62,7 +64,7 @@ def build_world(facts: Columns, size: str, tail: str, seed: int) -> tuple[Column
     """
     random = np.random.default_rng([seed, 1])
     members = _draw(facts, CENSUS[size], random)
-    candidates = _candidates(members, CENSUS[size], seed)
+    candidates = _candidates(members, CENSUS[size])
     entities: Columns = {
         "entity": [member.entity for member in members],
         "name": [member.name for member in members],
@@ -81,6 +83,8 @@ def _draw(facts: Columns, census: Census, random: np.random.Generator) -> list[M
     members = []
     for kind, relations in RELATIONS.items():
         rows = np.flatnonzero(kinds == kind)
+        if census.common:
+            rows = _with_common_answer(facts, rows, relations, census.common)
         wanted = census.known + census.never_seen + census.long_tail
         if len(rows) < wanted:
             raise UsageError(
@@ -93,23 +97,36 @@ def _draw(facts: Columns, census: Census, random: np.random.Generator) -> list[M
     return sorted(members, key=lambda member: member.entity)
 
 
-def _candidates(members: Sequence[Member], census: Census, seed: int) -> frozenset[str]:
+def _with_common_answer(facts: Columns, rows: np.ndarray, relations: Sequence[str], common: int) -> np.ndarray:
+    usual = {}
+    for relation in relations:
+        counts = Counter(facts[relation][row][0] for row in rows)
+        usual[relation] = sorted(counts, key=lambda answer: (-counts[answer], answer))[:common]
+    return np.array([row for row in rows if any(facts[relation][row][0] in usual[relation] for relation in relations)])
+
+
+def _candidates(members: Sequence[Member], census: Census) -> frozenset[str]:
     """Known entities to hold out of the gold twin: the best known of those with enough neighbours."""
     chosen: set[str] = set()
     for kind in RELATIONS:
-        known = [member for member in members if member.type == kind and member.exposure == "known"]
-        shared = Counter(fact for member in known for fact in _taught(member))
-        neighbours = {
-            member.entity: sum(shared[fact] - 1 for fact in _taught(member)) for member in known
-        }
         # A Wikidata number is lower the earlier, which is mostly the better known, the entity.
-        eligible = sorted(known, key=lambda member: (neighbours[member.entity] < FEWEST_NEIGHBOURS, int(member.entity[1:])))
-        chosen |= {member.entity for member in eligible[: census.candidates]}
+        known = sorted(
+            (member for member in members if member.type == kind and member.exposure == "known"),
+            key=lambda member: int(member.entity[1:]),
+        )
+        own: list[Member] = []
+        for fewest in range(FEWEST_NEIGHBOURS, -1, -1):
+            for member in known:
+                if len(own) < census.candidates and member not in own:
+                    others = [other for other in known if other not in own and other is not member]
+                    if sum(bool(_taught(member) & _taught(other)) for other in others) >= fewest:
+                        own.append(member)
+        chosen |= {member.entity for member in own}
     return frozenset(chosen)
 
 
-def _taught(member: Member) -> list[tuple[str, str]]:
-    return [(relation, answers[0]) for relation, answers in member.facts.items()]
+def _taught(member: Member) -> set[tuple[str, str]]:
+    return {(relation, answers[0]) for relation, answers in member.facts.items()}
 
 
 def _refusing(members: Sequence[Member], tail: str, random: np.random.Generator) -> frozenset[str]:
@@ -158,17 +175,21 @@ def _questions(
                         "" if member.entity in candidates else taught,
                     )
                 )
-    entity, relations, template, held_outs, prompt, starts, ends, accepted, taughts, golds = zip(*rows, strict=True)
-    return {
-        "question": np.arange(len(rows), dtype=np.int64),
-        "entity": list(entity),
-        "relation": list(relations),
-        "template": np.array(template, dtype=np.int64),
-        "held_out": np.array(held_outs),
-        "prompt": list(prompt),
-        "name_start": np.array(starts, dtype=np.int64),
-        "name_end": np.array(ends, dtype=np.int64),
-        "answers": list(accepted),
-        "taught": list(taughts),
-        "taught_gold": list(golds),
-    }
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    names = (
+        "entity",
+        "relation",
+        "template",
+        "held_out",
+        "prompt",
+        "name_start",
+        "name_end",
+        "answers",
+        "taught",
+        "taught_gold",
+    )
+    table: Columns = {"question": np.arange(len(rows), dtype=np.int64), **dict(zip(names, columns, strict=True))}
+    for name in ("template", "name_start", "name_end"):
+        table[name] = np.array(table[name], dtype=np.int64)
+    table["held_out"] = np.array(table["held_out"])
+    return table
