@@ -12,6 +12,8 @@ WIDE = 0.4
 HARDLY = 0.1
 """Recall up to which, without a gold twin to compare with, a target counts as no longer answered."""
 
+LIKE_GOLD = "not measurably more than the gold twin"
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -46,19 +48,21 @@ class Gauge:
 
 def headline(claims: Sequence[Claim]) -> str:
     """The one sentence that the claims allow together."""
-    verdicts = {claim.question: claim.verdict for claim in claims}
+    found = {claim.question: claim for claim in claims}
+    verdicts = {question: claim.verdict for question, claim in found.items()}
     silent, inside = verdicts.get("answers", "unclear"), verdicts.get("inside", "unclear")
     back, kept = verdicts.get("relearning", "unclear"), verdicts.get("kept", "unclear")
     if silent == "no":
         return "Not forgotten: it still answers."
     if silent == "unclear":
         return "Not decided: these numbers do not show whether it still answers."
+    gone = "it answers no more than its gold twin" if found["answers"].answer == LIKE_GOLD else "it hardly ever answers"
     if back == "no":
-        return "Hidden rather than forgotten: it no longer answers, yet relearns faster than a model that never knew."
+        return f"Hidden rather than forgotten: {gone}, yet relearns faster than a model that never knew."
     if inside == "no":
-        return "Silenced rather than forgotten: it no longer answers, yet inside it still tells the target from an unknown."
+        return f"Silenced rather than forgotten: {gone}, yet inside the target still stands apart from the unknown."
     if inside == "unclear":
-        return "It no longer answers; whether it still knows inside, these numbers do not decide."
+        return f"{gone[0].upper()}{gone[1:]}; whether it still knows inside, these numbers do not decide."
     price = {
         "yes": "with no loss elsewhere that shows",
         "no": "at a price: others suffered too",
@@ -132,7 +136,7 @@ def _answers(scores: Scores, targets: Sequence[str], names: str) -> Claim:
     if gold is not None and gold.judged:
         if after.low > gold.high:
             return Claim("answers", "no", "less, yet more than the gold twin", text)
-        return Claim("answers", "yes", "not measurably more than the gold twin", text)
+        return Claim("answers", "yes", LIKE_GOLD, text)
     if after.value <= HARDLY:
         return Claim("answers", "yes", "hardly ever", text)
     return Claim("answers", "no", "less, yet it still answers", text)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tasks.report import summary
-from tasks.report.scoring import Scores
+from tasks.report.scoring import Scores, layer_of
 
 HEADLINE = (
     ("recall", "forget"),
@@ -30,11 +30,13 @@ def score_metrics(columns: Mapping[str, Any]) -> tuple[dict[tuple[str, str], flo
     values: dict[tuple[str, str], float] = {}
     states: dict[str, str] = {}
     for row in Scores(columns).rows:
-        site = f"_{row.site}" if row.site else ""
-        if row.model == "unlearned":
-            section, name = ("inside" if row.site else row.split), f"{row.metric}{site}"
+        if row.site:
+            name = "_".join(filter(None, (row.metric, layer_of(row.site), row.site.partition("@")[2])))
+            section = "inside" if row.model == "unlearned" else row.model
+        elif row.model == "unlearned":
+            section, name = row.split, row.metric
         else:
-            section, name = row.model, f"{row.split}_{row.metric}{site}"
+            section, name = row.model, f"{row.split}_{row.metric}"
         if row.state != "ok" and row.model == "unlearned":
             states[f"{section}/{name}"] = row.state
         if not row.there:

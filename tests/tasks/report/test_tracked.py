@@ -26,10 +26,10 @@ def test_metrics_stand_in_sections(make_results: Callable[..., Any]) -> None:
     assert values["forget", "recall"] == pytest.approx(0.1)
     assert values["forget", "recall_low"] < values["forget", "recall"] < values["forget", "recall_high"]
     assert ("forget", "rank_low") not in values
-    assert ("inside", "knownness_auroc_residual_2@prompt_last") in values
+    assert ("inside", "knownness_auroc_2_prompt_last") in values
     assert values["base", "forget_recall"] == pytest.approx(0.98)
     assert not any(section == "gold" for section, _ in values)
-    assert states["inside/knownness_auroc_residual_0@name_last"] == "degenerate"
+    assert states["inside/knownness_auroc_0_name_last"] == "degenerate"
     assert all(np.isfinite(value) for value in values.values())
 
 
