@@ -156,7 +156,10 @@ def _inside(scores: Scores, names: str) -> Claim | None:
     still, over = _outside(after)
     same = len(after) - len(still) - len(over)
     where = "the one place" if len(after) == 1 else f"the {len(after)} places"
-    text = f"Of {where} (layer and token) where the activation of {names} stood apart from unknown entities before, it no longer does at {same or 'none'}."
+    now = f"it no longer does at {same}" if same else "it still does at all"
+    text = (
+        f"Of {where} (layer and token) where the activation of {names} stood apart from unknown entities before, {now}."
+    )
     text += f" It still looks known at {_places(still)}." if still else ""
     text += (
         f" It looks less known than an unknown entity at {_places(over)}, which gives it away as well." if over else ""
@@ -164,7 +167,7 @@ def _inside(scores: Scores, names: str) -> Claim | None:
     gold = _judged(scores, "gold", list(after))
     gold_outside = sum(map(len, _outside(gold)))
     if gold:
-        text += f" The gold twin's does not at {(len(gold) - gold_outside) or 'none'} of {len(gold)}."
+        text += f" The gold twin's stands apart at {gold_outside or 'none'} of {len(gold)}."
     wide = [site for site, row in after.items() if row.high - row.low >= WIDE]
     if wide and same:
         text += " The intervals are wide: a small difference would not show."
