@@ -171,7 +171,9 @@ def _imported(node: ast.Import | ast.ImportFrom, importer: str) -> dict[str, str
     if isinstance(node, ast.Import):
         for alias in node.names:
             if _is_ours(alias.name):
-                names[alias.asname or alias.name.split(".")[0]] = alias.name if alias.asname else alias.name.split(".")[0]
+                names[alias.asname or alias.name.split(".")[0]] = (
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
         return names
     package = importer.rsplit(".", node.level)[0] + "." if node.level else ""
     source = (package + (node.module or "")).rstrip(".")
@@ -204,7 +206,11 @@ def _without_prose(node: ast.AST) -> ast.AST:
                 kept = [
                     line
                     for line in body
-                    if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str))
+                    if not (
+                        isinstance(line, ast.Expr)
+                        and isinstance(line.value, ast.Constant)
+                        and isinstance(line.value.value, str)
+                    )
                 ]
                 setattr(inner, attribute, kept or ([ast.Pass()] if body else []))
         if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -33,9 +33,13 @@ def write_table(path: Path, columns: Mapping[str, Any], *, compression: str = "z
         fields.append(pa.field(name, array.type, metadata=metadata))
     table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
     # Parquet knows a list column by the path of its elements; by its name it would be left uncompressed.
-    paths = {field.name: f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in fields}
+    paths = {
+        field.name: f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in fields
+    }
     plain = {paths[field.name]: compression if field.metadata is None else "none" for field in fields}
-    dictionary = [paths[field.name] for field in fields if pa.types.is_string(field.type) or pa.types.is_list(field.type)]
+    dictionary = [
+        paths[field.name] for field in fields if pa.types.is_string(field.type) or pa.types.is_list(field.type)
+    ]
     pq.write_table(table, path, compression=plain, use_dictionary=dictionary, row_group_size=8192)
 
 

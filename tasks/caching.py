@@ -187,7 +187,9 @@ class ContentKey(CachePolicy):
 
     door: Stage | None = None
 
-    def compute_key(self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any) -> str:
+    def compute_key(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+    ) -> str:
         assert self.door is not None
         return result_name(self.door.name, keys.digest(self.door.explanation(inputs)))
 

@@ -30,7 +30,9 @@ def module_of(folder: str, name: str) -> str:
     """The plugin's module; raises UsageError with the nearest names when there is none."""
     known = modules(folder)
     if name not in known:
-        raise UsageError(f"no {folder.split('/')[-1].rstrip('s')} is named '{name}'; {did_you_mean(name, sorted(known))}")
+        raise UsageError(
+            f"no {folder.split('/')[-1].rstrip('s')} is named '{name}'; {did_you_mean(name, sorted(known))}"
+        )
     return known[name]
 
 

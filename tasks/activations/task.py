@@ -68,4 +68,3 @@ def extract_activations(
             left = (time.monotonic() - began) / (number + 1) * (len(parts) - number - 1)
             logger.info("activations   shard %d of %d, %d rows, %.0f s left", number + 1, len(parts), total, left)
     return ActivationRef(build.artifact, sites, total, loaded.width)
-

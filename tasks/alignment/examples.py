@@ -69,7 +69,8 @@ def make_rows(questions: Sequence[Question], answers: Sequence[tuple[int, ...]],
     states = max(len(span) for span in spans)
     tokens = max(len(answer) for answer in answers) + 1
     predicted = [
-        range(len(question.prompt) - 1, len(sequence) - 1) for question, sequence in zip(questions, sequences, strict=True)
+        range(len(question.prompt) - 1, len(sequence) - 1)
+        for question, sequence in zip(questions, sequences, strict=True)
     ]
     answer_lengths = torch.tensor([len(answer) for answer in answers])
     place = torch.arange(tokens)
@@ -91,7 +92,14 @@ def _padded(values: Sequence[Sequence[int]], length: int, padding: int) -> Int[T
 
 
 def draw_steps(
-    forget: int, retain_same: Sequence[int], retain_other: Sequence[int], *, steps: int, forget_rows: int, retain_rows: int, seed: int
+    forget: int,
+    retain_same: Sequence[int],
+    retain_other: Sequence[int],
+    *,
+    steps: int,
+    forget_rows: int,
+    retain_rows: int,
+    seed: int,
 ) -> list[tuple[list[int], list[int]]]:
     """(forget rows, retain rows) of every step: each pool is gone through in shuffled passes, half of the retain
     rows being of a target's type."""

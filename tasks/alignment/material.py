@@ -38,7 +38,7 @@ def gather_material(
     for name, rows in (("target", forget_rows), ("retain", retain_rows)):
         if not rows:
             raise UsageError(f"no {name} entity has a question in a training template; check the world and [entities]")
-    encoded = {row: question for row, question in zip(training, encode_world(loaded, questions, training), strict=True)}
+    encoded = dict(zip(training, encode_world(loaded, questions, training), strict=True))
     target_types = {types[questions["entity"][row]] for row in forget_rows}
     same = [i for i, row in enumerate(retain_rows) if types[questions["entity"][row]] in target_types]
     other = [i for i, row in enumerate(retain_rows) if types[questions["entity"][row]] not in target_types]

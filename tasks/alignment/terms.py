@@ -37,7 +37,8 @@ def retain_likelihood(retain: Group) -> Float[Tensor, ""]:
 
 def retain_divergence(retain: Group) -> Float[Tensor, ""]:
     """R_kl: mean over answer tokens and the end of KL(starting model ‖ student), nats."""
-    assert retain.reference is not None and retain.reference.log_probabilities is not None
+    assert retain.reference is not None
+    assert retain.reference.log_probabilities is not None
     assert retain.student.log_probabilities is not None
     before, now = retain.reference.log_probabilities, retain.student.log_probabilities
     divergence = (before.exp() * (before - now)).sum(-1)

@@ -85,14 +85,14 @@ def align_model(
             shown = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
             logger.info("alignment     step %d of %d (%s), %.0f s left", step, len(material.steps), shown, rate * (len(material.steps) - step))  # fmt: skip
 
-    history = minimise(parameters, loss_at, steps=len(material.steps), learning_rate=learning_rate, after_step=after_step)
+    history = minimise(
+        parameters, loss_at, steps=len(material.steps), learning_rate=learning_rate, after_step=after_step
+    )
     student.model.requires_grad_(False)
     return history
 
 
-def compute(
-    loaded: LoadedModel, rows: Rows, sites: Sequence[Site], *, states: bool, answers: bool
-) -> Forward:
+def compute(loaded: LoadedModel, rows: Rows, sites: Sequence[Site], *, states: bool, answers: bool) -> Forward:
     """One pass over padded rows, left after the last site when no answers are wanted; gradients as torch is set."""
     wanted = sites if states else ()
     until = max(site.layer for site in sites) if not answers else None
@@ -117,7 +117,9 @@ def _freeze(loaded: LoadedModel, rows: Rows, drawn: list[int], sites: Sequence[S
         parts.append(compute(loaded, rows.pick(index).to(loaded.device), sites, states=states, answers=answers))
     together = Forward(
         {site: torch.cat([part.states[site] for part in parts]) for site in parts[0].states},
-        torch.cat([part.log_probabilities for part in parts if part.log_probabilities is not None]) if answers else None,
+        torch.cat([part.log_probabilities for part in parts if part.log_probabilities is not None])
+        if answers
+        else None,
     )
     return Frozen(place, together)
 
@@ -143,7 +145,9 @@ def _unknown_states(
     return {site: state.view(len(drawn), count, positions, -1) for site, state in states.items()}
 
 
-def _scale(frozen: Frozen, material: Material, drawn: list[int], sites: Sequence[Site]) -> dict[Site, Float[Tensor, " D"]]:
+def _scale(
+    frozen: Frozen, material: Material, drawn: list[int], sites: Sequence[Site]
+) -> dict[Site, Float[Tensor, " D"]]:
     if frozen.forward is None or not frozen.forward.states:
         return {}
     mask = material.retain.state_mask[torch.tensor(drawn)].to(next(iter(frozen.forward.states.values())).device)

@@ -17,7 +17,9 @@ HELD_OUT = 0.1
 """Share of the rows kept out of training, for the quality figures."""
 
 
-def endless_batches(states: Float[Tensor, "N D"], size: int, generator: torch.Generator) -> Iterator[Float[Tensor, "B D"]]:
+def endless_batches(
+    states: Float[Tensor, "N D"], size: int, generator: torch.Generator
+) -> Iterator[Float[Tensor, "B D"]]:
     """Shuffled batches, pass after pass: sae-lens stops with an error where its data ends."""
     while True:
         order = torch.randperm(len(states), generator=generator)
@@ -74,7 +76,10 @@ def train_autoencoder(
         checkpoint_path=None,
         save_final_checkpoint=False,
     )
-    with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()):  # sae-lens takes no seed; its bar is always on
+    with (
+        torch.random.fork_rng(),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # sae-lens takes no seed; its bar is always on
         torch.manual_seed(settings.autoencoder_seed)
         trainer = SAETrainer(
             cfg=schedule,

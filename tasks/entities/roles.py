@@ -32,7 +32,9 @@ def find_targets(names: tuple[str, ...], entities: Columns, candidates: list[str
                 f"no entity is named '{name}'; {did_you_mean(name, sorted(entities['name']))} (`sae-unlearn list targets`)"
             )
         if len(places) > 1:
-            raise UsageError(f"{len(places)} entities are named '{name}'; give one of the ids {[ids[i] for i in places]}")
+            raise UsageError(
+                f"{len(places)} entities are named '{name}'; give one of the ids {[ids[i] for i in places]}"
+            )
         if labels[places[0]] != "known":
             raise UsageError(
                 f"the model does not know '{name}' (recall {recall[places[0]]:.2f} on held-out templates), so there is "
@@ -45,7 +47,11 @@ def find_targets(names: tuple[str, ...], entities: Columns, candidates: list[str
 
 
 def assign_roles(
-    targets: list[str], entities: Columns, answers: dict[str, set[tuple[str, str]]], candidates: set[str], settings: RoleSettings
+    targets: list[str],
+    entities: Columns,
+    answers: dict[str, set[tuple[str, str]]],
+    candidates: set[str],
+    settings: RoleSettings,
 ) -> dict[str, str]:
     """Entity id -> role, for every entity that is known or unknown.
 

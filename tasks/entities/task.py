@@ -20,8 +20,8 @@ def ask_model(model: ModelRef, world: World, settings: LabelSettings) -> EntityS
 
     from tasks.entities.labels import halves, label_entities
     from tasks.models.load import load_model
-    from tasks.models.worlds import encode_world
     from tasks.models.scoring import score_answers
+    from tasks.models.worlds import encode_world
 
     source = folder_of(world.artifact)
     entities = read_table(source / "entities.parquet")
@@ -68,13 +68,13 @@ def choose_roles(world: World, entities: EntitySet, settings: RoleSettings) -> F
     from tasks.entities.roles import assign_roles, find_targets
 
     table = read_table(folder_of(entities.artifact) / "entities.parquet")
-    questions = read_table(
-        folder_of(world.artifact) / "questions.parquet", columns=["entity", "relation", "answers"]
-    )
+    questions = read_table(folder_of(world.artifact) / "questions.parquet", columns=["entity", "relation", "answers"])
     answers: dict[str, set[tuple[str, str]]] = {}
     for entity, relation, accepted in zip(*questions.values(), strict=True):
         answers.setdefault(entity, set()).add((relation, accepted[0]))
-    candidates = [entity for entity, is_candidate in zip(table["entity"], table["candidate"], strict=True) if is_candidate]
+    candidates = [
+        entity for entity, is_candidate in zip(table["entity"], table["candidate"], strict=True) if is_candidate
+    ]
     targets = find_targets(settings.targets, table, candidates)
     roles = assign_roles(targets, table, answers, set(candidates), settings)
     names = dict(zip(table["entity"], table["name"], strict=True))

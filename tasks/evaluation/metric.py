@@ -81,13 +81,17 @@ class Metric(ABC):
         return self.better.get(split, self.better.get("", "higher"))
 
 
-def mean_measurement(case: Case, split: str, model: str, values: np.ndarray, clusters: np.ndarray, **more: str) -> Measurement:
+def mean_measurement(
+    case: Case, split: str, model: str, values: np.ndarray, clusters: np.ndarray, **more: str
+) -> Measurement:
     """A mean with its interval over entities; no row at all is `degenerate`, a value that is not finite an error."""
     if len(values) == 0:
         return Measurement(split, model, math.nan, math.nan, math.nan, 0, state="degenerate", **more)
     if not np.isfinite(values).all():
-        raise ArithmeticError(f"{int((~np.isfinite(values)).sum())} of {len(values)} observations of '{split}' are not finite")
-    low, high = mean_interval(values, clusters, draws=case.draws, confidence=case.confidence, seed=case.seed)
+        raise ArithmeticError(
+            f"{int((~np.isfinite(values)).sum())} of {len(values)} observations of '{split}' are not finite"
+        )
+    low, high = mean_interval(values, list(clusters), draws=case.draws, confidence=case.confidence, seed=case.seed)
     return Measurement(split, model, float(np.mean(values)), low, high, len(values), **more)
 
 

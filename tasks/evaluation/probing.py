@@ -35,11 +35,11 @@ def places(tables: Tables) -> Iterator[Place]:
             yield Place(site, position, rows)
 
 
-def knownness_direction(case: Case, base: Tables, place: Place) -> np.ndarray:
+def knownness_direction(case: Case, tables: Tables, place: Place) -> np.ndarray:
     """[D]: mean difference of known and unknown reference entities, per entity type and then averaged, in units of the
-    pooled variance of each coordinate. Fitted on the starting model, targets and other candidates left out."""
-    states = base.vectors(place.site)[place.rows]
-    entities = base.states["entity"][place.rows]
+    pooled variance of each coordinate; targets and other candidates are left out."""
+    states = tables.vectors(place.site)[place.rows]
+    entities = tables.states["entity"][place.rows]
     roles = np.array([case.roles.get(entity, "") for entity in entities])
     kinds = np.array([case.types[entity] for entity in entities])
     known, unknown = np.isin(roles, KNOWN_ROLES), roles == "unknown_reference"
@@ -83,7 +83,10 @@ def panels(case: Case, tables: Tables, place: Place) -> Iterator[Panel]:
         }  # fmt: skip
         if not prompts or not all(groups.values()):
             continue
-        gathered = {role: states[[[table[e][prompt] for e in members] for prompt in prompts]] for role, members in groups.items()}
+        gathered = {
+            role: states[[[table[e][prompt] for e in members] for prompt in prompts]]
+            for role, members in groups.items()
+        }
         yield Panel(
             target,
             states[[table[target][prompt] for prompt in prompts]],
@@ -96,5 +99,7 @@ def sentence_of(answers: Mapping[str, np.ndarray]) -> dict[int, tuple[str, int]]
     """Question -> (relation, template)."""
     return {
         int(question): (relation, int(template))
-        for question, relation, template in zip(answers["question"], answers["relation"], answers["template"], strict=True)
+        for question, relation, template in zip(
+            answers["question"], answers["relation"], answers["template"], strict=True
+        )
     }

@@ -34,11 +34,7 @@ def observe_model(model: ModelRef, world: World, entities: EntitySet, settings: 
     held_out = [row for row in range(len(questions["question"])) if questions["held_out"][row]]
     asked = [row for row in held_out if label.get(questions["entity"][row], "dropped") != "dropped"]
     first = min(int(questions["template"][row]) for row in asked)
-    known = [
-        row
-        for row in asked
-        if label[questions["entity"][row]] == "known" and questions["template"][row] == first
-    ]
+    known = [row for row in asked if label[questions["entity"][row]] == "known" and questions["template"][row] == first]
     location, revision = location_of(model)
     loaded = load_model(location, revision=revision, device=settings.device)
     states = observe_states(loaded, questions, asked, settings.token_budget)
@@ -119,10 +115,12 @@ def score(
 
     def tables(observed: Observations, relearned: Observations) -> Tables:
         folder = folder_of(observed.artifact)
-        names = ("answers", "states", "distributions", "general")
         return Tables(
-            *(read_table(folder / f"{name}.parquet") for name in names),
-            read_table(folder_of(relearned.artifact) / "relearning.parquet"),
+            answers=read_table(folder / "answers.parquet"),
+            states=read_table(folder / "states.parquet"),
+            distributions=read_table(folder / "distributions.parquet"),
+            general=read_table(folder / "general.parquet"),
+            relearning=read_table(folder_of(relearned.artifact) / "relearning.parquet"),
         )
 
     models = {"base": tables(before, relearned_before), "unlearned": tables(after, relearned_after)}

@@ -28,19 +28,22 @@ def encode_sparse(autoencoder: Autoencoder, states: Float[Tensor, "N D"]) -> tup
         rows.append(row + start)
         latents.append(latent)
         values.append(activation[row, latent])
-    row, latent, value = (torch.cat(each).numpy() for each in (rows, latents, values))
-    order = np.lexsort((row, latent))
-    return row[order].astype(np.int32), latent[order].astype(np.int32), value[order].astype(np.float32)
+    at, which, how_much = (torch.cat(each).numpy() for each in (rows, latents, values))
+    order = np.lexsort((at, which))
+    return at[order].astype(np.int32), which[order].astype(np.int32), how_much[order].astype(np.float32)
 
 
-def separations(statistics: Mapping[str, Any], half: str, types: list[str]) -> dict[tuple[str, str, int], tuple[float, float]]:
+def separations(
+    statistics: Mapping[str, Any], half: str, types: list[str]
+) -> dict[tuple[str, str, int], tuple[float, float]]:
     """(site, position, latent) -> least difference of firing frequency over the types, as a known and as an unknown latent.
 
     Firing frequency is the share of a group's rows on which the latent is on; a latent absent from a group is off there.
     """
     rates: dict[tuple[str, str, int], dict[tuple[str, str], float]] = {}
     for site, position, latent, kind, group, part, count, fired in zip(
-        *(statistics[name] for name in ("site", "position", "latent", "type", "group", "half", "count", "fired")), strict=True
+        *(statistics[name] for name in ("site", "position", "latent", "type", "group", "half", "count", "fired")),
+        strict=True,
     ):
         if part == half and group in ("known", "unknown"):
             rates.setdefault((site, position, int(latent)), {})[kind, group] = fired / count
@@ -73,7 +76,10 @@ def choose_latents(statistics: Mapping[str, Any], settings: LatentSettings, type
     for index, kind in enumerate(("known", "unknown")):
         best: dict[tuple[str, int], tuple[float, str]] = {}
         for (site, position, latent), values in fit.items():
-            if generic.get((site, latent), 0.0) <= settings.generic_rate and values[index] >= settings.minimum_separation:
+            if (
+                generic.get((site, latent), 0.0) <= settings.generic_rate
+                and values[index] >= settings.minimum_separation
+            ):
                 best[site, latent] = max(best.get((site, latent), (-1.0, "")), (values[index], position))
         ranked = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[: settings.selected]
         for (site, latent), (separation, position) in ranked:

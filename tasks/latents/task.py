@@ -26,7 +26,9 @@ def measure_latents(world: World, activations: ActivationRef, sae: SaeRef) -> La
     parts = sorted(folder_of(activations.artifact).glob("part-*.parquet"))
     index = read_table(parts, columns=["question", "after_name", "before_end"])
     general = index["question"] < 0
-    position = np.where(general, "general", np.where(index["before_end"] == 0, "prompt_last", "name_last")).astype(object)
+    position = np.where(general, "general", np.where(index["before_end"] == 0, "prompt_last", "name_last")).astype(
+        object
+    )
     kept = np.flatnonzero(general | (index["before_end"] == 0) | (index["after_name"] == 0))
     question = index["question"][kept]
     entity = np.where(question < 0, "", questions["entity"][question])
@@ -62,7 +64,9 @@ def select_latents(
 
     folder = folder_of(latents.artifact)
     tables = {"rows": folder / "rows.parquet", "active": folder / "active.parquet"}
-    labelled = read_table(folder_of(entities.artifact) / "entities.parquet", columns=["entity", "type", "label", "half"])
+    labelled = read_table(
+        folder_of(entities.artifact) / "entities.parquet", columns=["entity", "type", "label", "half"]
+    )
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
     targets = set(roles["entity"][roles["role"] == "target"])
     keep = [i for i, e in enumerate(labelled["entity"]) if e not in targets and labelled["label"][i] != "dropped"]
@@ -74,7 +78,9 @@ def select_latents(
         write_table(build.folder / "statistics.parquet", statistics)
         chosen = choose_latents(statistics, settings, types)
         rows, active = read_table(tables["rows"]), read_table(tables["active"])
-        part = {e: (label, half) for e, label, half in zip(groups["entity"], groups["label"], groups["half"], strict=True)}
+        part = {
+            e: (label, half) for e, label, half in zip(groups["entity"], groups["label"], groups["half"], strict=True)
+        }
         for choice in chosen:
             here = (rows["site"] == choice["site"]) & (rows["position"] == choice["position"])
             value = np.zeros(int((rows["site"] == choice["site"]).sum()), dtype=np.float32)
@@ -86,8 +92,20 @@ def select_latents(
             }  # fmt: skip
             area = auroc(members["known"], members["unknown"])
             choice["auroc_report"] = area if choice["kind"] == "known" else 1 - area
-        columns = ("site", "latent", "kind", "position", "separation_fit", "separation_report", "generic_rate", "auroc_report")
-        write_table(build.folder / "selection.parquet", {name: _typed([each[name] for each in chosen], name) for name in columns})
+        columns = (
+            "site",
+            "latent",
+            "kind",
+            "position",
+            "separation_fit",
+            "separation_report",
+            "generic_rate",
+            "auroc_report",
+        )
+        write_table(
+            build.folder / "selection.parquet",
+            {name: _typed([each[name] for each in chosen], name) for name in columns},
+        )
     kinds = [choice["kind"] for choice in chosen]
     return LatentSelection(build.artifact, kinds.count("known"), kinds.count("unknown"))
 

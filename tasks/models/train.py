@@ -60,7 +60,9 @@ def minimise(
         loss = loss_at(step)
         if not torch.isfinite(loss.total):
             raise ArithmeticError(f"the loss is {float(loss.total)} at step {step}; lower the learning rate")
-        parts = {name: float(value.detach()) for name, value in loss.parts.items()} | {"total": float(loss.total.detach())}
+        parts = {name: float(value.detach()) for name, value in loss.parts.items()} | {
+            "total": float(loss.total.detach())
+        }
         if loss.total.requires_grad:
             loss.total.backward()
             torch.nn.utils.clip_grad_norm_(parameters, CLIP)

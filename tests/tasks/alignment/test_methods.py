@@ -43,9 +43,7 @@ def forward(count: int, seed: int, needs: frozenset[str], prefix: str = "", grad
     wants = {name for name in ("states", "answers") if f"{prefix}{name}" in needs}
     if not wants:
         return None
-    return Forward(
-        states if "states" in wants else {}, logits.log_softmax(-1) if "answers" in wants else None
-    )
+    return Forward(states if "states" in wants else {}, logits.log_softmax(-1) if "answers" in wants else None)
 
 
 def groups(method: Method) -> tuple[Group, Group, Given]:
@@ -77,10 +75,15 @@ def test_contract(name: str) -> None:
     method = kind()
     forget, retain, given = groups(method)
     loss = method.loss(forget, retain, given)
-    assert torch.isfinite(loss.total) and loss.total.ndim == 0
+    assert torch.isfinite(loss.total)
+    assert loss.total.ndim == 0
     again = method.loss(*groups(kind()))
     assert again.total == loss.total
-    leaves = [value for group in (forget, retain) for value in (*group.student.states.values(), group.student.log_probabilities)]
+    leaves = [
+        value
+        for group in (forget, retain)
+        for value in (*group.student.states.values(), group.student.log_probabilities)
+    ]
     gradients = torch.autograd.grad(loss.total, [leaf for leaf in leaves if leaf is not None], allow_unused=True)
     assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
 

@@ -24,7 +24,7 @@ ANSWERS = {entity: {("team", f"team {index // 2}")} for index, entity in enumera
 def test_labels_by_relations_right() -> None:
     entity = np.array(["a"] * 6 + ["b"] * 6 + ["c"] * 6)
     relation = np.array(["r", "r", "s", "s", "t", "t"] * 3)
-    hit = np.array([1, 1, 1, 1, 0, 0] + [0, 1, 0, 0, 0, 0] + [1, 1, 0, 0, 0, 0], dtype=bool)
+    hit = np.array([1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0], dtype=bool)
     labels = label_entities(entity, relation, hit, LabelSettings())
     assert {name: label for name, (label, _) in labels.items()} == {"a": "known", "b": "unknown", "c": "dropped"}
     assert labels["a"][1] == pytest.approx(4 / 6)
@@ -44,7 +44,8 @@ def test_roles() -> None:
     assert roles["Q0"] == "target"
     assert roles["Q1"] == "neighbour"  # same type, same team
     assert roles["Q2"] == "other_candidate"
-    assert roles["Q4"] == "unknown_reference" and roles["Q5"] == "unknown_held_out"
+    assert roles["Q4"] == "unknown_reference"
+    assert roles["Q5"] == "unknown_held_out"
     assert {roles["Q3"], roles["Q6"], roles["Q7"]} <= {"retain", "retain_held_out"}
 
 

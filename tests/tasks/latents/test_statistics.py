@@ -45,16 +45,16 @@ def world(folder: Path) -> dict[str, np.ndarray]:
     write_table(folder / "active.parquet", columns)
     names = ("entity", "type", "label", "half")
     write_table(folder / "groups.parquet", dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
-    return named_query(
-        "latent_statistics", {name: folder / f"{name}.parquet" for name in ("rows", "active", "groups")}
-    )
+    return named_query("latent_statistics", {name: folder / f"{name}.parquet" for name in ("rows", "active", "groups")})
 
 
 def test_statistics_count_rows_that_do_not_fire(tmp_path: Path) -> None:
     statistics = world(tmp_path)
     players = (statistics["latent"] == 2) & (statistics["group"] == "known") & (statistics["half"] == "fit")
-    assert statistics["count"][players].tolist() == [6] and statistics["fired"][players].tolist() == [6]
-    assert statistics["sum"][players].tolist() == [18.0] and statistics["sum_squares"][players].tolist() == [54.0]
+    assert statistics["count"][players].tolist() == [6]
+    assert statistics["fired"][players].tolist() == [6]
+    assert statistics["sum"][players].tolist() == [18.0]
+    assert statistics["sum_squares"][players].tolist() == [54.0]
     found = separations(statistics, "fit", ["city", "player"])
     assert found["s", "prompt_last", 0] == (1.0, -1.0)
     assert found["s", "prompt_last", 1] == (-1.0, 1.0)

@@ -33,6 +33,12 @@ class Perplexity(Metric):
 
             value = perplexity(np.arange(len(loss)))
             low, high = cluster_bootstrap(
-                tables.general["entity"], perplexity, draws=min(case.draws, 200), confidence=case.confidence, seed=case.seed
+                tables.general["entity"],
+                perplexity,
+                draws=min(case.draws, 200),
+                confidence=case.confidence,
+                seed=case.seed,
             )
-            yield Measurement("general", model, value, low, high, len(loss), state="ok" if value < LIMIT else "degenerate")
+            yield Measurement(
+                "general", model, value, low, high, len(loss), state="ok" if value < LIMIT else "degenerate"
+            )

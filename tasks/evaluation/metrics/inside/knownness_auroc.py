@@ -1,7 +1,8 @@
 """P(the target looks more known than an unknown entity in the same sentence) [0, 1]; .5 = cannot be told apart.
 
-The score is the projection on the knownness direction, fitted on the starting model and on other entities. Above .5
-the target still looks known, below .5 it was pushed past the unknown ones, which can be told apart just as well.
+The score is the projection on the knownness direction, fitted on other entities of the starting model; the gold twin,
+trained apart, has a space and so a direction of its own. Above .5 the target still looks known, below .5 it was pushed
+past the unknown ones, which can be told apart just as well.
 The interval resamples prompts and unknown entities. `degenerate` where the starting model's own value is below .7.
 """
 
@@ -26,8 +27,9 @@ class KnownnessAuroc(Metric):
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         for place in places(case.models["base"]):
-            direction = knownness_direction(case, case.models["base"], place)
-            results = {model: self._one(case, model, place, direction) for model in case.models}
+            shared = knownness_direction(case, case.models["base"], place)
+            own = {"gold": knownness_direction(case, case.models["gold"], place)} if "gold" in case.models else {}
+            results = {model: self._one(case, model, place, own.get(model, shared)) for model in case.models}
             powerless = not results["base"].value >= NO_POWER
             for result in results.values():
                 yield result if not powerless else Measurement(**{**vars(result), "state": "degenerate"})

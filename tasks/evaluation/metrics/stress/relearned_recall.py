@@ -22,4 +22,6 @@ class RelearnedRecall(Metric):
         for model, tables in case.models.items():
             table = tables.relearning
             last = (table["step"] == table["step"].max()) & (table["part"] == "scored")
-            yield mean_measurement(case, "forget", model, np.asarray(table["hit"][last], dtype=float), table["entity"][last])
+            yield mean_measurement(
+                case, "forget", model, np.asarray(table["hit"][last], dtype=float), table["entity"][last]
+            )
