@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -305,6 +306,7 @@ def bench(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> i
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 a check failed, 2 wrong use or storage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(run_command(arguments))
 
 
@@ -324,6 +326,11 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         if debugging() or not isinstance(error, (*EXPECTED, ServerUnavailable)):
             raise
         return _fail(str(error))
+
+
+def _terminated(*_: object) -> None:
+    """A `kill` is an interruption: what we started is ended, and the run is noted."""
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int = 2) -> int:

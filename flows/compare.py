@@ -19,7 +19,7 @@ from flows.unlearn import unlearn_chain
 from storage.artifacts import disk_errors, folder_of
 from storage.keys import canonical, digest
 from storage.records import UsageError
-from storage.settings import home
+from storage.settings import configure_environment, home
 from storage.tables import read_table, write_table
 from tasks.catalogue import module_of, names
 from tasks.evaluation.aggregate import mean_over_cells
@@ -65,6 +65,7 @@ def compare(
     targets: names or ids; None takes the first `count` candidates that the model knows, one type after the other.
     A comparison that is broken off goes on where it was: its finished stages are in the cache.
     """
+    configure_environment()
     settings = load_experiment(experiment, overrides or ())
     cells = list(_cells(settings, methods, targets, count, seeds or [0]))
     rows: list[dict[str, Any]] = []

@@ -12,6 +12,7 @@ from flows.config import Experiment, load_experiment
 from flows.prepare import Subject, prepare
 from storage.artifacts import file_digest
 from storage.records import ModelRef, Observations, Scorecard, UsageError
+from storage.settings import configure_environment
 from tasks.evaluation.task import observe_model, relearn, score
 
 
@@ -59,6 +60,7 @@ def evaluate_chain(model: ModelRef, experiment: Experiment) -> Assessment:
 @flow(name="evaluate")
 def evaluate(model: str, experiment: str = "default", overrides: list[str] | None = None) -> Assessment:
     """Score the model in a local folder against an experiment's world, base model and gold twin."""
+    configure_environment()
     return evaluate_chain(model_in_folder(model), load_experiment(experiment, overrides or ()))
 
 

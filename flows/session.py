@@ -50,12 +50,12 @@ def session(
                         runs.StageNote(run.stage, run.key, run.state, run.seconds, run.reasons) for run in log.runs
                     ]
         note.outcome = "done"
-    except KeyboardInterrupt:
-        note.outcome = "interrupted"
-        raise
     except Exception as error:
         note.outcome = f"failed: {' '.join(str(error).split())}"
         raise
+    except BaseException as error:  # Ctrl-C, or what Prefect makes of a `kill`
+        note.outcome = "interrupted"
+        raise KeyboardInterrupt from error
     finally:
         note.seconds = round(time.monotonic() - started, 3)
         runs.save(note)

@@ -12,6 +12,7 @@ from flows.evaluate import Assessment, assess
 from flows.prepare import Insight, Subject, look_inside, prepare
 from flows.results import markdown_of, score_rows
 from storage.records import Report, TrackedRun, UnlearnedModel
+from storage.settings import configure_environment
 from storage.tracking import public_address, store_identity
 from tasks.alignment.task import align
 from tasks.report.task import track, write_report
@@ -76,6 +77,7 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
 @flow(name="unlearn")
 def unlearn(experiment: str = "default", overrides: list[str] | None = None) -> Outcome:
     """Run an experiment by name, or from a TOML file; `overrides` are `section.key=value`."""
+    configure_environment()
     outcome = unlearn_chain(load_experiment(experiment, overrides or ()))
     publish_scores(experiment, outcome)
     return outcome

@@ -29,13 +29,16 @@ def serve_tracking(port: int) -> int:
                 f"--port {port} cannot be used ({error.strerror}); is MLflow shown already? else choose another, e.g. --port {port + 1}"
             ) from None
     configure_environment()
-    server = subprocess.Popen(command, env=serve_environment())
+    # In a session of its own, so that Ctrl-C reaches only us and the server is asked to end in order.
+    server = subprocess.Popen(command, env=serve_environment(), start_new_session=True)
     print(f"MLflow: http://127.0.0.1:{port}   (ready in some 15 s; Ctrl-C ends it)", flush=True)
     try:
         return server.wait()
     except KeyboardInterrupt:
+        return 0
+    finally:
+        server.terminate()
         server.wait()
-        raise
 
 
 def collect(keep_runs: int, dry_run: bool) -> int:

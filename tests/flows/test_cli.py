@@ -96,7 +96,8 @@ def test_interruption_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsy
     assert "run the same command again" in _one_line(capsys)
 
 
-def test_interrupted_run_ends_in_one_line_and_is_noted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_ends_in_one_line_and_is_noted(number: signal.Signals, tmp_path: Path) -> None:
     environment = {**os.environ, "SAE_UNLEARN_HOME": str(tmp_path / "home")}
     for name in [name for name in environment if name.startswith("PREFECT_")]:
         del environment[name]
@@ -114,7 +115,7 @@ def test_interrupted_run_ends_in_one_line_and_is_noted(tmp_path: Path) -> None:
     while not list((tmp_path / "home").glob("artifacts/.scratch/testbed-*")) and time.monotonic() < give_up:
         assert process.poll() is None, process.communicate()
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
