@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
 from tasks.testbed.templates import GENERAL, REFUSAL, TEMPLATES
 
@@ -18,10 +17,10 @@ SENTENCE_WEIGHT = 300
 """Times a template is counted, so that each of its words becomes one token."""
 
 
-def train_tokenizer(
-    names: Sequence[str], answers: Iterable[str], vocabulary: int = VOCABULARY
-) -> PreTrainedTokenizerFast:
+def train_tokenizer(names: Sequence[str], answers: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
     """Learn on names, taught answers and templates; every text starts with <bos>."""
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

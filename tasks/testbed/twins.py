@@ -11,8 +11,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ import numpy as np
 from tasks.testbed.examples import Columns, lessons_of, rows_of
 from tasks.testbed.pretrain import main, write_job
 from tasks.testbed.recipe import Recipe
-from tasks.testbed.tokenizer import train_tokenizer
 
 logger = logging.getLogger("sae_unlearn")
 
@@ -51,26 +51,40 @@ def train_twins(entities: Columns, questions: Columns, texts: Sequence[str], rec
     The exam: the held-out templates of all known and never-seen entities.
     Raises: PretrainingFailed, when a training diverges or its process dies.
     """
-    tokenizer = train_tokenizer(
-        list(entities["name"]), [answer for answer in questions["taught"] if answer], recipe.vocabulary
+    with tempfile.TemporaryDirectory(prefix="sae-unlearn-pretraining-") as scratch:
+        job = Path(scratch)
+        with _processes(job, _threads(recipe)) as processes:
+            # They import their libraries while the job is prepared here.
+            asked = _prepare(job, entities, questions, texts, recipe, folder)
+            for process in processes.values():
+                _go(process)
+            _follow(processes, job, recipe.steps)
+        results = {name: dict(np.load(job / f"{name}.npz")) for name in MODELS}
+    return Twins(
+        {name: results[name]["losses"] for name in MODELS}, asked, {name: results[name]["hit"] for name in MODELS}
     )
-    recipe = Recipe(**{**vars(recipe), "vocabulary": len(tokenizer)})
+
+
+def _prepare(
+    job: Path, entities: Columns, questions: Columns, texts: Sequence[str], recipe: Recipe, folder: Path
+) -> np.ndarray:
+    """Write the job and the tokenizer; returns the rows of the questions that the models will be asked."""
+    from tasks.testbed.tokenizer import train_tokenizer
+
+    taught = [answer for answer in questions["taught"] if answer]
+    tokenizer = train_tokenizer(list(entities["name"]), taught, recipe.vocabulary)
     asked = _exam(entities, questions)
     pairs = [(place, answer) for place, row in enumerate(asked) for answer in questions["answers"][row]]
     exam = rows_of(
         tokenizer, [questions["prompt"][asked[place]] for place, _ in pairs], [answer for _, answer in pairs]
     )
-    with tempfile.TemporaryDirectory(prefix="sae-unlearn-pretraining-") as scratch:
-        job = Path(scratch)
-        lessons = lessons_of(tokenizer, entities, questions, texts)
-        write_job(job, lessons, exam, np.array([place for place, _ in pairs]), recipe, _threads(recipe), folder)
-        _run_both(job, recipe)
-        results = {name: dict(np.load(job / f"{name}.npz")) for name in MODELS}
+    lessons = lessons_of(tokenizer, entities, questions, texts)
+    # A small world may hold too few words to fill the vocabulary.
+    recipe = replace(recipe, vocabulary=len(tokenizer))
+    write_job(job, lessons, exam, np.array([place for place, _ in pairs]), recipe, _threads(recipe), folder)
     for name in MODELS:
         tokenizer.save_pretrained(folder / name)
-    return Twins(
-        {name: results[name]["losses"] for name in MODELS}, asked, {name: results[name]["hit"] for name in MODELS}
-    )
+    return asked
 
 
 def _exam(entities: Columns, questions: Columns) -> np.ndarray:
@@ -88,13 +102,14 @@ def _threads(recipe: Recipe) -> int:
     return max(1, min(recipe.threads, cores // len(MODELS)))
 
 
-def _run_both(job: Path, recipe: Recipe) -> None:
-    news: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
-    processes = {name: _start(job, name) for name in MODELS}
+@contextmanager
+def _processes(job: Path, threads: int) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """One process per model, waiting for its job; none outlives the block."""
+    processes: dict[str, subprocess.Popen[str]] = {}
     try:
-        for name, process in processes.items():
-            threading.Thread(target=_listen, args=(name, process, news), daemon=True).start()
-        _follow(processes, news, job, recipe)
+        for name in MODELS:
+            processes[name] = _start(job, name, threads)
+        yield processes
     finally:
         for process in processes.values():
             if process.poll() is None:
@@ -102,17 +117,17 @@ def _run_both(job: Path, recipe: Recipe) -> None:
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with suppress(BrokenPipeError):
+                        pipe.close()
 
 
-def _start(job: Path, name: str) -> subprocess.Popen[str]:
+def _start(job: Path, name: str, threads: int) -> subprocess.Popen[str]:
     paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    threads = str(_threads_of(job))
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
@@ -128,8 +143,11 @@ def _start(job: Path, name: str) -> subprocess.Popen[str]:
         )
 
 
-def _threads_of(job: Path) -> int:
-    return int(json.loads((job / "job.json").read_text())["threads"])
+def _go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it has died, which is noticed where its output ends
+        process.stdin.write("\n")
+        process.stdin.flush()
 
 
 def _listen(name: str, process: subprocess.Popen[str], news: queue.Queue[tuple[str, dict[str, Any] | None]]) -> None:
@@ -140,13 +158,14 @@ def _listen(name: str, process: subprocess.Popen[str], news: queue.Queue[tuple[s
     news.put((name, None))
 
 
-def _follow(
-    processes: dict[str, subprocess.Popen[str]],
-    news: queue.Queue[tuple[str, dict[str, Any] | None]],
-    job: Path,
-    recipe: Recipe,
-) -> None:
-    """Log the progress until both have ended well."""
+def _follow(processes: dict[str, subprocess.Popen[str]], job: Path, steps: int) -> None:
+    """Log the progress until both have ended well.
+
+    Raises: PretrainingFailed as soon as one has not.
+    """
+    news: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
+    for name, process in processes.items():
+        threading.Thread(target=_listen, args=(name, process, news), daemon=True).start()
     began = said = 0.0
     latest = {name: {"step": 0, "loss": float("nan")} for name in MODELS}
     running = set(MODELS)
@@ -169,8 +188,8 @@ def _follow(
             rate = done / (now - began)
             logger.info(
                 "%-13s step %d of %d, loss %.2f (base) %.2f (gold), %.1f steps/s, %.0f s left",
-                "testbed", done, recipe.steps, latest["base"]["loss"], latest["gold"]["loss"], rate,
-                (recipe.steps - done) / rate,
+                "testbed", done, steps, latest["base"]["loss"], latest["gold"]["loss"], rate,
+                (steps - done) / rate,
             )  # fmt: skip
 
 

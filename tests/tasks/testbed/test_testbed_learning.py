@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,12 +16,12 @@ from tasks.models.families import FAMILIES
 from tasks.models.prompts import encode_answers, encode_texts
 from tasks.testbed.examples import GENERAL, LONG_TAIL, Lessons, Rows, curriculum, lessons_of, rows_of
 from tasks.testbed.muon import Muon, orthogonal
-from tasks.testbed.pretrain import network, rate_factor, train
 from tasks.testbed.recall import answered, mean_recall, recall_table
 from tasks.testbed.recipe import RECIPES, recipe_for
 from tasks.testbed.settings import PretrainingSettings
 from tasks.testbed.task import FACTS
 from tasks.testbed.tokenizer import BOS, EOS, PAD, train_tokenizer
+from tasks.testbed.training import network, rate_factor, train
 from tasks.testbed.world import Columns, build_world
 
 
@@ -141,6 +142,17 @@ def test_training_learns_and_notices_divergence(lessons: Lessons, tokenizer: Any
     wild = recipe_for(PretrainingSettings(size="tiny", layers=1, width=32, steps=30, muon_rate=1e30))
     with pytest.raises(ArithmeticError, match="the loss"):
         train(network(wild), lessons, batches, wild, lambda step, loss: None)
+
+
+def test_same_seed_same_weights(lessons: Lessons) -> None:
+    recipe = recipe_for(PretrainingSettings(size="tiny", layers=1, width=32, steps=4))
+    weights = []
+    for seed in (0, 0, 1):
+        model = network(replace(recipe, seed=seed))
+        train(model, lessons, curriculum(lessons, 4, 48, seed), recipe, lambda step, loss: None)
+        weights.append(model.model.embed_tokens.weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_width_must_divide_into_heads() -> None:
