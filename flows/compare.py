@@ -173,11 +173,18 @@ def summarise(rows: Sequence[dict[str, Any]], draws: int, confidence: float) -> 
                 "low": low,
                 "high": high,
                 "cells": len(members),
+                "holding": sum(_holds_ideal(row) for row in members),
                 "better": members[0]["better"],
                 "state": state,
             }
         )
     return summary
+
+
+def _holds_ideal(row: dict[str, Any]) -> bool:
+    """Whether a cell's own interval holds the number that its metric is meant to come to, such as 0.5."""
+    ideal = row["better"].removeprefix("toward ")
+    return ideal.replace(".", "").isdigit() and bool(row["low"] <= float(ideal) <= row["high"])
 
 
 def _keep(experiment: Experiment, cells: list[Cell], rows: list[dict[str, Any]], summary: list[dict[str, Any]]) -> Path:
@@ -210,7 +217,10 @@ SHOWN = (
 
 
 def pivot(summary: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the printed table: a line a method; of sites, the deepest."""
+    """Header and rows of the printed table: a line a method; of sites, the deepest.
+
+    `k/n` behind a knownness: in so many cells the interval holds .5, the target being indistinguishable.
+    """
     header = ["method", *(f"{split} {metric}" for metric, split in SHOWN)]
     methods = sorted({row["method"] for row in summary}, key=lambda name: (not name.startswith("("), name))
     lines = []
@@ -219,7 +229,10 @@ def pivot(summary: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]
         for metric, split in SHOWN:
             found = [row for row in summary if (row["method"], row["metric"], row["split"]) == (method, metric, split)]
             row = max(found, key=lambda each: each["site"], default=None)
-            cells.append(with_interval(row["value"], row["low"], row["high"]) if row else "-")
+            shown = with_interval(row["value"], row["low"], row["high"]) if row else "-"
+            if row and metric == "knownness_auroc":
+                shown += f" {row['holding']}/{row['cells']}"
+            cells.append(shown)
         lines.append(cells)
     return header, lines
 
