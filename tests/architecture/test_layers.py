@@ -27,6 +27,9 @@ HOMES = {
     "cyclopts": ("flows/cli.py",),
 }
 HEAVY = ("torch", "transformers", "sae_lens", "mlflow", "peft", "matplotlib", "scipy", "sklearn", "datasets")
+OBSERVERS = ("benchmarks",)
+"""Folders of `tasks` that are no stage: they measure stages, beside other libraries, and nothing imports them."""
+OBSERVED_FROM = tuple(f"tasks/{name}/" for name in OBSERVERS)
 FORBIDDEN = ("utils", "util", "helpers", "helper", "manager", "base", "common", "misc")
 
 
@@ -73,7 +76,7 @@ def test_arrow_points_from_flows_to_tasks_to_storage(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_library_stays_at_home(path: Path) -> None:
     for library, homes in HOMES.items():
-        if not _name(path).startswith(homes):
+        if not _name(path).startswith(homes) and not _name(path).startswith(OBSERVED_FROM):
             strays = [module for module in _imports(path) if _starts(module, (library,))]
             assert not strays, f"{_name(path)} imports {library}; it lives in {', '.join(homes)}: call a function there"
 
@@ -87,7 +90,7 @@ def test_flows_touch_no_tensors(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_stages_do_not_import_one_another(path: Path) -> None:
     parts = path.relative_to(ROOT).parts
-    if parts[0] != "tasks" or len(parts) < 3:
+    if parts[0] != "tasks" or len(parts) < 3 or parts[1] in OBSERVERS:
         return
     others = [
         module for module in _imports(path) if module.split(".")[0] == "tasks" and module.split(".")[1:2] != [parts[1]]
@@ -98,7 +101,7 @@ def test_stages_do_not_import_one_another(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if _name(path).startswith("tasks/")], ids=_name)
 def test_only_the_door_knows_how_results_are_kept(path: Path) -> None:
-    if path in DOORS or path.name in ("caching.py", "catalogue.py") or "benchmarks" in path.parts:
+    if path in DOORS or path.name in ("caching.py", "catalogue.py") or path.parent.name in OBSERVERS:
         return
     plumbing = [
         module
@@ -106,6 +109,15 @@ def test_only_the_door_knows_how_results_are_kept(path: Path) -> None:
         if module.startswith(("storage.artifacts", "tasks.caching", "storage.tracking"))
     ]
     assert not plumbing, f"{_name(path)} imports {plumbing}: only task.py opens and keeps results"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_nothing_depends_on_what_only_measures(path: Path) -> None:
+    if not _name(path).startswith((*OBSERVED_FROM, "flows/")):
+        observers = [
+            module for module in _imports(path) if module.startswith(tuple(f"tasks.{name}" for name in OBSERVERS))
+        ]
+        assert not observers, f"{_name(path)} imports {observers}"
 
 
 @pytest.mark.parametrize("path", DOORS, ids=_name)
