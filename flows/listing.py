@@ -27,7 +27,7 @@ def print_names(what: str) -> None:
         )
     else:
         folder = FOLDERS[what]
-        lines = [(name, _kind(module), _first_line(module)) for name, module in catalogue.modules(folder).items()]
+        lines = [(name, _kind(module), _first_sentences(module)) for name, module in catalogue.modules(folder).items()]
         print_table((what.removesuffix("s"), "kind", "what it is"), lines)
 
 
@@ -61,9 +61,11 @@ def _kind(module: str) -> str:
     return module.split(".")[-2]
 
 
-def _first_line(module: str) -> str:
+def _first_sentences(module: str) -> str:
+    """The first paragraph of a module's docstring, in one line."""
     path = catalogue.TASKS.parent.joinpath(*module.split(".")).with_suffix(".py")
-    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+    paragraph = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0]
+    return " ".join(paragraph.split())
 
 
 def _first_comment(path: Path) -> str:

@@ -66,7 +66,10 @@ def _unused_artifacts(keep_runs: int) -> list[Waste]:
     noted = runs.notes()
     if any(runs.is_running(note) for note in noted):
         return []
-    used = {(entry.stage, entry.key) for note in noted[:keep_runs] for entry in note.stages}
+    done = [index for index, note in enumerate(noted) if note.outcome == "done"][:keep_runs]
+    # Runs that were broken off do not count, but what they made since the last of those that count is kept.
+    kept = noted[: done[-1] + 1] if done else noted[:keep_runs]
+    used = {(entry.stage, entry.key) for note in kept for entry in note.stages}
     folders = sorted(path for path in artifacts.artifacts_root().glob("[!.]*/*") if path.is_dir())
     return [Waste("artifact", path, _size(path)) for path in folders if (path.parent.name, path.name) not in used]
 

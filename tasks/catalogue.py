@@ -9,6 +9,8 @@ from pathlib import Path
 from storage.records import UsageError
 
 TASKS = Path(__file__).resolve().parent
+SHOWN = 15
+"""Names that a message lists at most."""
 
 
 def modules(folder: str) -> dict[str, str]:
@@ -50,6 +52,9 @@ def load(folder: str, name: str) -> type:
 
 
 def did_you_mean(given: str, known: list[str]) -> str:
-    """A remedy: the nearest names, or all of them."""
+    """A remedy: the nearest names, or the first of those there are."""
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"known: {', '.join(known)}"
+    if near:
+        return f"did you mean {' or '.join(repr(name) for name in near)}?"
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return f"known: {', '.join(known[:SHOWN])}{more}"

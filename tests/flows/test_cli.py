@@ -196,6 +196,15 @@ def test_gc_keeps_what_recent_runs_used_and_says_how_much_goes(capsys: pytest.Ca
     assert not list((artifacts_root() / ".scratch").iterdir())
 
 
+def test_gc_counts_only_runs_that_were_done() -> None:
+    for key, outcome in (("good", "done"), ("half", "interrupted"), ("wrong", "failed: no such target")):
+        _artifact("latents", key)
+        _noted(key, outcome)
+    _artifact("latents", "unused")
+    assert cli.run_command(["gc", "--keep-runs", "1"]) == 0
+    assert sorted(path.name for path in (artifacts_root() / "latents").iterdir()) == ["good", "half", "wrong"]
+
+
 def test_gc_leaves_artifacts_alone_while_a_run_is_under_way() -> None:
     _artifact("latents", "unused")
     _noted("other", outcome="running")
