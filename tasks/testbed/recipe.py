@@ -28,8 +28,9 @@ class Recipe:
     seed: int = 0
 
 
-# Measured for `small`, seed 0, tail `mix`, 2 cores: 300, 400 steps know .99, .998 of the held-out questions; the AUC of
-# known against never seen at the name in layer 2 is .82, .90. `medium` and `large` are extrapolated.
+# Measured for `small`, tails mix, refuse and facts, seeds 0 and 1: recall on held-out templates .996 to 1.0 of known and
+# .004 to .06 of never-seen entities; AUC of known against never seen in layer 2 .86 to .93 at the name's last token.
+# Fewer steps (300) know as much but tell known from unknown less well inside. `medium` and `large` are extrapolated.
 RECIPES = {
     "tiny": Recipe(vocabulary=1024, layers=3, width=64, steps=120, batch=48, muon_rate=0.02, adam_rate=8e-3, threads=1),
     "small": Recipe(
