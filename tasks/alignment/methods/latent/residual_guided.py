@@ -25,7 +25,7 @@ class ResidualGuided(Method):
 
     pull: float = setting(1.0, minimum=0.0)
     push: float = setting(1.0, minimum=0.0)
-    reference: str = setting("alias", choices=("alias", "mean"))
+    reference: str = setting("mean", choices=("alias", "mean"))
     reference_entities: int = setting(6, minimum=1)
     retain_states: float = setting(3.0, minimum=0.0)
     retain_answers: float = setting(1.0, minimum=0.0)

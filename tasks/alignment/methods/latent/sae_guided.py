@@ -5,8 +5,8 @@ toward unknown entities, at every position from its first token to the end of th
     L = pull · E ‖z - z_u‖² / E‖z_u‖²  +  push · E relu(1 - ‖z - z_old‖² / E‖z_u‖²)
         + retain_states · R_hid + retain_answers · R_kl                                        (mean over the sites)
 
-`reference` says what z_u is: `alias`, one unknown entity per target, so that the target keeps the spread of a real
-one; `mean`, the average of several, which is nearer to all of them and yet like none.
+`reference` says what z_u is: `mean`, the average of several, which lies in the middle of them and yet spreads less than
+any; `alias`, one unknown entity per target, which spreads like a real one and lies wherever that one happens to lie.
 
 Source:     the definition and the direction of the objective are those of arXiv 2509.15631 (abstract).
 Defaults:   ours, measured on the testbed (see the README).
@@ -33,7 +33,7 @@ class SaeGuided(Method):
     """Weight of the way toward the unknown reference."""
     push: float = setting(1.0, minimum=0.0)
     """Weight of the way from the target's own former latents; 0 once it is as far as unknown entities are."""
-    reference: str = setting("alias", choices=("alias", "mean"))
+    reference: str = setting("mean", choices=("alias", "mean"))
     reference_entities: int = setting(6, minimum=1)
     """Unknown entities of the mean."""
     retain_states: float = setting(3.0, minimum=0.0)

@@ -3,7 +3,7 @@
     L = -γ · E_F ℓ + λ · E_R ℓ,   ℓ = mean negative log-likelihood of the answer's tokens, nats
 
 Source:     Liu et al. 2022, arXiv 2203.12817; TOFU, arXiv 2401.06121.
-Defaults:   γ = λ = 1, as in the public TOFU code.
+Defaults:   γ = λ = 1, as in the public TOFU code; learning rate ours, chosen on validation targets of the testbed.
 Departs:    the end of the sequence is not pushed down, so that the model does not forget to stop.
 Confidence: code.
 """
@@ -22,6 +22,7 @@ from tasks.alignment.terms import mean_log_probability, retain_likelihood
 class GradDiff(Method):
     forget_needs: ClassVar = frozenset({"answers"})
     retain_needs: ClassVar = frozenset({"answers"})
+    learning_rate: ClassVar = 1.5e-4
 
     forget_weight: float = setting(1.0, minimum=0.0)
     """γ."""
