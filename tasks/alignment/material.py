@@ -46,7 +46,10 @@ def gather_material(
     return Material(
         _rows(encoded, forget_rows, end, padding),
         _rows(encoded, retain_rows, end, padding),
-        _unknown_prompts(questions, by_role.get("unknown_reference", []), forget_rows, types, encoded, references, settings.seed),
+        *(
+            _reference_prompts(questions, by_role.get(role, []), forget_rows, types, encoded, references, settings.seed)
+            for role in ("unknown_reference", "retain")
+        ),
         draw_steps(
             len(forget_rows),
             same,
@@ -64,34 +67,33 @@ def _rows(encoded: Mapping[int, Question], rows: Sequence[int], end: int, paddin
     return make_rows(chosen, [question.answers[0] for question in chosen], end, padding)
 
 
-def _unknown_prompts(
+def _reference_prompts(
     questions: Mapping[str, Any],
-    unknown_rows: Sequence[int],
+    rows: Sequence[int],
     forget_rows: Sequence[int],
     types: Mapping[str, str],
     encoded: Mapping[int, Question],
     references: int,
     seed: int,
 ) -> list[list[Question]]:
-    """For each forget row, the same sentence with each of the target's unknown references.
+    """For each forget row, the same sentence with each of the target's references, taken from `rows`.
 
     The references of a target are drawn once, from those of its type whose names are nearest in token count.
     """
     if not references:
         return []
     sentence: dict[tuple[str, str, int], int] = {
-        (questions["entity"][row], questions["relation"][row], int(questions["template"][row])): row
-        for row in unknown_rows
+        (questions["entity"][row], questions["relation"][row], int(questions["template"][row])): row for row in rows
     }
     entities = sorted({entity for entity, _, _ in sentence})
-    lengths = {questions["entity"][row]: _name_tokens(encoded[row]) for row in (*unknown_rows, *forget_rows)}
+    lengths = {questions["entity"][row]: _name_tokens(encoded[row]) for row in (*rows, *forget_rows)}
     chosen: dict[str, list[str]] = {}
     for target in dict.fromkeys(questions["entity"][row] for row in forget_rows):
         generator = np.random.default_rng([seed, len(chosen)])
         pool = [entity for entity in entities if types[entity] == types[target]]
         if len(pool) < references:
             raise UsageError(
-                f"{references} unknown entities of type '{types[target]}' are wanted as references and there are "
+                f"{references} known and as many unknown entities of type '{types[target]}' are wanted and there are "
                 f"{len(pool)}; lower alignment.settings.reference_entities or use a larger world"
             )
         shuffled = [pool[place] for place in generator.permutation(len(pool))]

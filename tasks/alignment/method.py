@@ -40,6 +40,8 @@ class Group:
     """None where the method does not ask for it."""
     unknown: Mapping[Site, Float[Tensor, "B R S D"]] = field(default_factory=dict)
     """States of R unknown entities in the same sentence, aligned at the name's last token (forget rows only)."""
+    known: Mapping[Site, Float[Tensor, "B R S D"]] = field(default_factory=dict)
+    """The same of known entities that a retain loss may use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class Method(ABC):
 
     forget_needs, retain_needs  which of `states` (at the sites), `answers` (distributions), `reference states` and
                                 `reference answers` the loss reads in each group; what is not asked for is not computed.
-    references                  how many unknown entities it wants as references, 0 for none.
+    references                  how many unknown, and how many known, entities it wants as references, 0 for none.
     learning_rate               used where the experiment gives none; chosen on validation targets of the testbed.
     """
 

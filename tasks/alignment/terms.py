@@ -40,9 +40,9 @@ def retain_divergence(retain: Group) -> Float[Tensor, ""]:
     assert retain.reference is not None
     assert retain.reference.log_probabilities is not None
     assert retain.student.log_probabilities is not None
-    before, now = retain.reference.log_probabilities, retain.student.log_probabilities
-    divergence = (before.exp() * (before - now)).sum(-1)
-    return masked_mean(divergence, retain.rows.answer_mask | retain.rows.end_mask)
+    mask = retain.rows.answer_mask | retain.rows.end_mask
+    before, now = retain.reference.log_probabilities[mask], retain.student.log_probabilities[mask]
+    return (before.exp() * (before - now)).sum(-1).mean()
 
 
 def retain_states(retain: Group, given: Given) -> Float[Tensor, ""]:
@@ -80,6 +80,21 @@ def raw_states(given: Given, site: Site, state: Float[Tensor, "*B D"]) -> Float[
     return state
 
 
+def unknown_reference(
+    unknown: Float[Tensor, "N R K"], known: Float[Tensor, "N R K"], kind: str
+) -> Float[Tensor, "N K"]:
+    """Where a forgotten entity is to lie: at the `mean` of the unknown ones, at the first of them (`alias`), or there
+    with its place between unknown and known taken from the mean (`centred`)."""
+    mean, alias = unknown.mean(1), unknown[:, 0]
+    if kind == "mean":
+        return mean
+    if kind == "alias":
+        return alias
+    knownness = torch.nn.functional.normalize(known.mean(1) - mean, dim=-1)
+    away = alias - mean
+    return mean + away - (away * knownness).sum(-1, keepdim=True) * knownness
+
+
 def alignment_loss(
     forget: Group,
     retain: Group,
@@ -89,6 +104,7 @@ def alignment_loss(
     push: float,
     keep_states: float,
     keep_answers: float,
+    reference: str,
 ) -> Loss:
     """Toward the unknown reference, away from the former self, everything else in place (see `sae_guided`).
 
@@ -98,13 +114,14 @@ def alignment_loss(
     pulls, pushes = [], []
     mask = forget.rows.state_mask
     for site in given.sites:
-        now = space(given, site, forget.student.states[site])
+        now = space(given, site, forget.student.states[site][mask])
         with torch.no_grad():
-            old = space(given, site, forget.reference.states[site])
-            unknown = space(given, site, forget.unknown[site]).mean(1)
-            size = masked_mean(unknown.pow(2).sum(-1), mask)
-        pulls.append(masked_mean(squared_distance(now, unknown), mask) / size)
-        pushes.append(masked_mean((1 - squared_distance(now, old) / size).relu(), mask))
+            old = space(given, site, forget.reference.states[site][mask])
+            others = (space(given, site, kind[site].transpose(1, 2)[mask]) for kind in (forget.unknown, forget.known))
+            unknown = unknown_reference(*others, reference)
+            size = unknown.pow(2).sum(-1).mean()
+        pulls.append(squared_distance(now, unknown).mean() / size)
+        pushes.append((1 - squared_distance(now, old) / size).relu().mean())
     parts = {
         "pull": torch.stack(pulls).mean(),
         "push": torch.stack(pushes).mean(),

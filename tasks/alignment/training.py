@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from storage.records import Site
 from tasks.alignment.examples import Rows
 from tasks.alignment.method import Forward, Given, Group, Method
-from tasks.models.forward import logits_of, read_sites, run_decoder
+from tasks.models.forward import logits_of, plan_for, read_sites, run_batch
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
 from tasks.models.sae import Autoencoder
@@ -31,6 +32,8 @@ class Material:
     retain: Rows
     unknown: Sequence[Sequence[Question]]
     """Forget row -> the same sentence with R unknown names; empty where the method wants none."""
+    known: Sequence[Sequence[Question]]
+    """The same with R names of retain entities."""
     steps: Sequence[tuple[list[int], list[int]]]
     """(forget rows, retain rows) of every step."""
 
@@ -42,6 +45,7 @@ class Frozen:
     place: dict[int, int] = field(default_factory=dict)
     forward: Forward | None = None
     unknown: dict[Site, Float[Tensor, "N R S D"]] = field(default_factory=dict)
+    known: dict[Site, Float[Tensor, "N R S D"]] = field(default_factory=dict)
 
 
 def align_model(
@@ -66,7 +70,8 @@ def align_model(
     frozen_forget = _freeze(student, material.forget, drawn[0], sites, method.forget_needs)
     frozen_retain = _freeze(student, material.retain, drawn[1], sites, method.retain_needs)
     if method.references:
-        frozen_forget.unknown = _unknown_states(student, material, drawn[0], sites)
+        frozen_forget.unknown = _reference_states(student, material.forget, material.unknown, drawn[0], sites)
+        frozen_forget.known = _reference_states(student, material.forget, material.known, drawn[0], sites)
     given = Given(sites, autoencoders, latents, _scale(frozen_retain, material, drawn[1], sites), seed)
     parameters = trainable_parameters(student.model, frozen=[student.embeddings])
 
@@ -93,16 +98,33 @@ def align_model(
 
 
 def compute(loaded: LoadedModel, rows: Rows, sites: Sequence[Site], *, states: bool, answers: bool) -> Forward:
-    """One pass over padded rows, left after the last site when no answers are wanted; gradients as torch is set."""
+    """One pass over the rows' tokens without padding, equal beginnings once, gradients as torch is set.
+
+    It ends after the last position that is asked for, and after the last site when no answers are.
+    """
     wanted = sites if states else ()
     until = max(site.layer for site in sites) if not answers else None
-    found, output = run_decoder(loaded, rows.ids, rows.mask, sites=wanted, until=until)
-    each = torch.arange(len(rows), device=rows.ids.device)[:, None]
-    picked = {site: state[each, rows.state_positions] for site, state in found.items()}
+    lengths = (rows.answer_positions if answers else rows.state_positions).amax(-1) + 1
+    sequences = [ids[:length] for ids, length in zip(rows.ids.tolist(), lengths.tolist(), strict=True)]
+    plan = plan_for(loaded, sequences, [range(len(sequence)) for sequence in sequences])
+    node = np.empty(plan.items, dtype=np.int64)  # of each token of each row, among the nodes of all batches
+    passes, start = [], 0
+    for batch in plan.batches:
+        passes.append(run_batch(loaded, batch, plan.trie, sites=wanted, until=until))
+        node[batch.item] = start + batch.row * batch.tokens.shape[1] + batch.node
+        start += batch.tokens.size
+    first = (lengths.cumsum(0) - lengths)[:, None]
+    nodes = torch.from_numpy(node).to(rows.ids.device)
+    picked = {
+        site: torch.cat([found[site].flatten(0, 1) for found, _ in passes])[nodes[first + rows.state_positions]]
+        for site in wanted
+    }
     if not answers:
         return Forward(picked, None)
-    hidden = output.last_hidden_state[each, rows.answer_positions]
-    return Forward(picked, logits_of(loaded, hidden).float().log_softmax(-1))
+    hidden = torch.cat([output.last_hidden_state.flatten(0, 1) for _, output in passes])
+    distinct, which = nodes[first + rows.answer_positions].unique(return_inverse=True)
+    log_probabilities = logits_of(loaded, hidden[distinct]).float().log_softmax(-1)
+    return Forward(picked, log_probabilities.index_select(0, which.flatten()).unflatten(0, which.shape))
 
 
 @torch.no_grad()
@@ -124,24 +146,23 @@ def _freeze(loaded: LoadedModel, rows: Rows, drawn: list[int], sites: Sequence[S
     return Frozen(place, together)
 
 
-def _unknown_states(
-    loaded: LoadedModel, material: Material, drawn: list[int], sites: Sequence[Site]
+def _reference_states(
+    loaded: LoadedModel, rows: Rows, sentences: Sequence[Sequence[Question]], drawn: list[int], sites: Sequence[Site]
 ) -> dict[Site, Float[Tensor, "N R S D"]]:
-    """States of the unknown entities where the forget rows have theirs.
+    """States of other entities where the forget rows have theirs.
 
-    Aligned at the name's last token; where the target's name is longer, its surplus first tokens take the unknown
+    Aligned at the name's last token; where the target's name is longer, its surplus first tokens take the other
     name's first.
     """
-    rows = material.forget
     prompts, wanted = [], []
     for row in drawn:
         offsets = rows.after_name[row].tolist()
-        for question in material.unknown[row]:
+        for question in sentences[row]:
             low, high = question.name_first, len(question.prompt) - 1
             prompts.append(question.prompt)
             wanted.append([min(high, max(low, question.name_last + offset)) for offset in offsets])
     states = read_sites(loaded, prompts, wanted, sites)
-    count, positions = len(material.unknown[drawn[0]]), rows.state_positions.shape[1]
+    count, positions = len(sentences[drawn[0]]), rows.state_positions.shape[1]
     return {site: state.view(len(drawn), count, positions, -1) for site, state in states.items()}
 
 
@@ -165,4 +186,5 @@ def _group(
         known = frozen.forward
         answers = None if known.log_probabilities is None else known.log_probabilities[index]
         reference = Forward({site: state[index] for site, state in known.states.items()}, answers)
-    return Group(picked, forward, reference, {site: state[index] for site, state in frozen.unknown.items()})
+    others = ({site: state[index] for site, state in kind.items()} for kind in (frozen.unknown, frozen.known))
+    return Group(picked, forward, reference, *others)

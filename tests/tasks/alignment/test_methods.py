@@ -9,6 +9,7 @@ from storage.records import Site
 from tasks import catalogue
 from tasks.alignment.examples import Rows
 from tasks.alignment.method import Forward, Given, Group, Method
+from tasks.alignment.terms import unknown_reference
 
 SITES = (Site(0), Site(1))
 WIDTH, LATENTS, VOCABULARY = 6, 10, 5
@@ -53,11 +54,16 @@ def groups(method: Method) -> tuple[Group, Group, Given]:
         assert student is not None
         made.append(Group(rows(4), student, forward(4, seed + 10, needs, "reference ")))
     forget, retain = made
-    unknown = {}
-    if method.references:
-        generator = torch.Generator().manual_seed(5)
-        unknown = {site: torch.randn(4, method.references, 2, WIDTH, generator=generator) for site in SITES}
-    forget = Group(forget.rows, forget.student, forget.reference, unknown)
+    unknown, known = (
+        {
+            site: torch.randn(4, method.references, 2, WIDTH, generator=torch.Generator().manual_seed(seed))
+            for site in SITES
+        }
+        if method.references
+        else {}
+        for seed in (5, 6)
+    )
+    forget = Group(forget.rows, forget.student, forget.reference, unknown, known)
     given = Given(
         SITES,
         {site: _Linear(site.layer) for site in SITES},  # type: ignore[misc]
@@ -168,10 +174,19 @@ def test_residual_guided_by_hand() -> None:
     both = Forward({site: old}, two_tokens(0.6).log_probabilities)
     retain = Group(ones, both, both)
     scale = {site: torch.ones(2)}
-    there = Group(ones, Forward({site: unknown}, None), Forward({site: old}, None), {site: unknown[:, None]})
+    others = {site: unknown[:, None]}, {site: old[:, None]}
+    there = Group(ones, Forward({site: unknown}, None), Forward({site: old}, None), *others)
     loss = method.loss(there, retain, Given((site,), {}, {}, scale, 0))
     assert loss.total.item() == pytest.approx(0.0, abs=1e-6)
-    still = Group(ones, Forward({site: old}, None), Forward({site: old}, None), {site: unknown[:, None]})
+    still = Group(ones, Forward({site: old}, None), Forward({site: old}, None), *others)
     parts = method.loss(still, retain, Given((site,), {}, {}, scale, 0)).parts
     assert parts["pull"].item() == pytest.approx(5.0)
     assert parts["push"].item() == pytest.approx(1.0)
+
+
+def test_centred_reference_spreads_like_the_alias_and_lies_like_the_mean() -> None:
+    unknown = torch.tensor([[[2.0, 3.0], [0.0, 1.0]]])
+    known = torch.tensor([[[1.0, 5.0], [1.0, 7.0]]])  # knownness is the second coordinate
+    assert unknown_reference(unknown, known, "mean").tolist() == [[1.0, 2.0]]
+    assert unknown_reference(unknown, known, "alias").tolist() == [[2.0, 3.0]]
+    assert unknown_reference(unknown, known, "centred").tolist() == [[2.0, 2.0]]

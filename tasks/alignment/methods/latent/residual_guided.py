@@ -25,16 +25,24 @@ class ResidualGuided(Method):
 
     pull: float = setting(1.0, minimum=0.0)
     push: float = setting(1.0, minimum=0.0)
-    reference: str = setting("mean", choices=("alias", "mean"))
-    reference_entities: int = setting(6, minimum=1)
+    reference: str = setting("centred", choices=("mean", "alias", "centred"))
+    reference_entities: int = setting(24, minimum=1)
     retain_states: float = setting(3.0, minimum=0.0)
     retain_answers: float = setting(1.0, minimum=0.0)
 
     @property
     def references(self) -> int:
-        return 1 if self.reference == "alias" else self.reference_entities
+        return self.reference_entities
 
     def loss(self, forget: Group, retain: Group, given: Given) -> Loss:
         return alignment_loss(
-            forget, retain, given, raw_states, self.pull, self.push, self.retain_states, self.retain_answers
+            forget,
+            retain,
+            given,
+            raw_states,
+            self.pull,
+            self.push,
+            self.retain_states,
+            self.retain_answers,
+            self.reference,
         )

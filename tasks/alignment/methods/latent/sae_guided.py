@@ -5,8 +5,9 @@ toward unknown entities, at every position from its first token to the end of th
     L = pull · E ‖z - z_u‖² / E‖z_u‖²  +  push · E relu(1 - ‖z - z_old‖² / E‖z_u‖²)
         + retain_states · R_hid + retain_answers · R_kl                                        (mean over the sites)
 
-`reference` says what z_u is: `mean`, the average of several, which lies in the middle of them and yet spreads less than
-any; `alias`, one unknown entity per target, which spreads like a real one and lies wherever that one happens to lie.
+`reference` says what z_u is: `mean`, the average of several, which lies in their middle and yet spreads less than any;
+`alias`, one of them, which spreads like a real one and lies wherever that one happens to lie; `centred`, the alias with
+its place along the line from the unknown mean to the known mean taken from the unknown mean.
 
 Source:     the definition and the direction of the objective are those of arXiv 2509.15631 (abstract).
 Defaults:   ours, measured on the testbed (see the README).
@@ -33,17 +34,25 @@ class SaeGuided(Method):
     """Weight of the way toward the unknown reference."""
     push: float = setting(1.0, minimum=0.0)
     """Weight of the way from the target's own former latents; 0 once it is as far as unknown entities are."""
-    reference: str = setting("mean", choices=("alias", "mean"))
-    reference_entities: int = setting(6, minimum=1)
-    """Unknown entities of the mean."""
+    reference: str = setting("centred", choices=("mean", "alias", "centred"))
+    reference_entities: int = setting(24, minimum=1)
+    """Unknown entities, and as many known ones, that the means are taken over."""
     retain_states: float = setting(3.0, minimum=0.0)
     retain_answers: float = setting(1.0, minimum=0.0)
 
     @property
     def references(self) -> int:
-        return 1 if self.reference == "alias" else self.reference_entities
+        return self.reference_entities
 
     def loss(self, forget: Group, retain: Group, given: Given) -> Loss:
         return alignment_loss(
-            forget, retain, given, dense_latents, self.pull, self.push, self.retain_states, self.retain_answers
+            forget,
+            retain,
+            given,
+            dense_latents,
+            self.pull,
+            self.push,
+            self.retain_states,
+            self.retain_answers,
+            self.reference,
         )
