@@ -167,7 +167,9 @@ def compare(
             {"experiment": chosen.name, "stages": stages, "summary": result.summary, "folder": str(result.folder)}
         )
     else:
-        header, lines = pivot(result.summary)
+        # Turned, scores down and methods across: a table of many scores fits no terminal.
+        scores, by_method = pivot(result.summary)
+        header, *lines = zip(scores, *by_method, strict=True)
         print_table(header, lines, title=f"{result.cells} cells of '{chosen.name}'", numbers=header[1:])
         print(f"as Markdown and Parquet: {result.folder}")
     return 1 if result.failures else 0

@@ -24,7 +24,7 @@ def print_table(
     for line in lines:
         table.add_row(*(cell.replace("[", "\\[") for cell in line))
     # A pipe has no width of its own; without one rich would fold at 80 columns.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def print_scores(rows: Sequence[dict[str, Any]], title: str) -> None:

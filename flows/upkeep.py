@@ -60,6 +60,7 @@ def collect(keep_runs: int, dry_run: bool) -> int:
 
 
 def benchmark(arguments: Sequence[str]) -> int:
-    if importlib.util.find_spec("tasks.benchmarks") is None:
+    folder = importlib.util.find_spec("tasks.benchmarks")
+    if folder is None or importlib.util.find_spec("tasks.benchmarks.__main__") is None:
         raise UsageError("this installation holds no benchmarks")
     return subprocess.call([sys.executable, "-m", "tasks.benchmarks", *arguments])
