@@ -43,13 +43,15 @@ def gather_material(
     same = [i for i, row in enumerate(retain_rows) if types[questions["entity"][row]] in target_types]
     other = [i for i, row in enumerate(retain_rows) if types[questions["entity"][row]] not in target_types]
     end, padding = loaded.end_ids[0], loaded.tokenizer.pad_token_id or 0
+    unknown, known = (
+        _reference_prompts(questions, by_role.get(role, []), forget_rows, types, encoded, references, settings.seed)
+        for role in ("unknown_reference", "retain")
+    )
     return Material(
         _rows(encoded, forget_rows, end, padding),
         _rows(encoded, retain_rows, end, padding),
-        *(
-            _reference_prompts(questions, by_role.get(role, []), forget_rows, types, encoded, references, settings.seed)
-            for role in ("unknown_reference", "retain")
-        ),
+        unknown,
+        known,
         draw_steps(
             len(forget_rows),
             same,

@@ -117,8 +117,9 @@ def alignment_loss(
         now = space(given, site, forget.student.states[site][mask])
         with torch.no_grad():
             old = space(given, site, forget.reference.states[site][mask])
-            others = (space(given, site, kind[site].transpose(1, 2)[mask]) for kind in (forget.unknown, forget.known))
-            unknown = unknown_reference(*others, reference)
+            strangers = space(given, site, forget.unknown[site].transpose(1, 2)[mask])
+            familiar = space(given, site, forget.known[site].transpose(1, 2)[mask])
+            unknown = unknown_reference(strangers, familiar, reference)
             size = unknown.pow(2).sum(-1).mean()
         pulls.append(squared_distance(now, unknown).mean() / size)
         pushes.append((1 - squared_distance(now, old) / size).relu().mean())

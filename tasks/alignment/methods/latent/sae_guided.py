@@ -37,8 +37,8 @@ class SaeGuided(Method):
     reference: str = setting("centred", choices=("mean", "alias", "centred"))
     reference_entities: int = setting(24, minimum=1)
     """Unknown entities, and as many known ones, that the means are taken over."""
-    retain_states: float = setting(3.0, minimum=0.0)
-    retain_answers: float = setting(1.0, minimum=0.0)
+    retain_states: float = setting(8.0, minimum=0.0)
+    retain_answers: float = setting(4.0, minimum=0.0)
 
     @property
     def references(self) -> int:
