@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 import subprocess
-import sys
-from collections.abc import Sequence
 
 from flows.console import print_table, sized
 from storage import garbage
@@ -57,10 +54,3 @@ def collect(keep_runs: int, dry_run: bool) -> int:
     if not dry_run and freed < total:
         raise UsageError(f"{sized(total - freed)} could not be removed; are the files under {home()} yours?")
     return 0
-
-
-def benchmark(arguments: Sequence[str]) -> int:
-    folder = importlib.util.find_spec("tasks.benchmarks")
-    if folder is None or importlib.util.find_spec("tasks.benchmarks.__main__") is None:
-        raise UsageError("this installation holds no benchmarks")
-    return subprocess.call([sys.executable, "-m", "tasks.benchmarks", *arguments])

@@ -24,7 +24,7 @@ HOMES = {
     "transformers": ("tasks/models/", "tasks/testbed/"),
     "peft": ("tasks/models/", "storage/weights.py"),
     "prefect": ("flows/", "tasks/caching.py", *(path.relative_to(ROOT).as_posix() for path in DOORS)),
-    "cyclopts": ("flows/cli.py",),
+    "cyclopts": ("flows/cli.py", "flows/bench.py"),
 }
 HEAVY = ("torch", "transformers", "sae_lens", "mlflow", "peft", "matplotlib", "scipy", "sklearn", "datasets")
 OBSERVERS = ("benchmarks",)

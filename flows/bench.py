@@ -1,0 +1,108 @@
+"""The benchmarks as tables: each way of doing a piece of work as a multiple of the time of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from storage.artifacts import disk_errors
+from tasks.benchmarks.task import benchmark
+
+HEADER = ("way", "times ours", "median ms", "largest error", "tokens run", "memory MB", "")
+
+
+def bench(
+    *parts: str,
+    rounds: int = 3,
+    size: str = "small",
+    threads: int = 1,
+    peers: bool = True,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    markdown: Path | None = None,
+) -> int:
+    """Measure how fast the parts of the chain run here, beside the usual ways: ratios within one run.
+
+    Example: `sae-unlearn bench extraction alignment --size medium --markdown table.md`.
+
+    Parameters
+    ----------
+    parts
+        extraction, alignment, scoring; all when left out.
+    rounds
+        The ways take turns so many times, the order reversed each time; medians are shown.
+    size
+        small (a minute or two) or medium (the one to quote).
+    threads
+        With one, seconds of the processor are counted; with more, those of the clock.
+    peers
+        Whether other libraries are measured too.
+    as_json
+        End with one JSON object on stdout.
+    markdown
+        Write the tables to this file.
+    """
+    measured_on, sections = benchmark(parts, size, rounds, threads, peers)
+    done = []
+    for section in sections:
+        done.append(section)
+        if not as_json:
+            _print(section)
+    if markdown is not None:
+        with disk_errors():
+            markdown.write_text("\n\n".join([_facts(measured_on), *map(_markdown, done)]) + "\n")
+    if as_json:
+        print(json.dumps({"measured_on": measured_on, "sections": [_document(section) for section in done]}))
+    return 0
+
+
+def _lines(section: Any) -> list[tuple[str, ...]]:
+    lines: list[tuple[str, ...]] = []
+    for row in section.rows:
+        times, median = section.times(row), row.median
+        lines.append(
+            (
+                row.name,
+                "" if times is None else f"{times:.2f}",
+                "" if median is None else f"{1000 * median:.1f}",
+                "" if row.error is None else f"{row.error:.1e}",
+                "" if row.tokens is None else f"{row.tokens:,}",
+                "" if row.memory is None else f"{row.memory / 2**20:.0f}",
+                row.note or ("" if row.state == "measured" else str(row.state)),
+            )
+        )
+    return lines
+
+
+def _print(section: Any) -> None:
+    table = Table(*HEADER, title=f"{section.title}: {section.work}, per {section.unit}", title_justify="left")
+    for line in _lines(section):
+        table.add_row(*line)
+    console = Console()
+    console.print(table)
+    for remark in section.remarks:
+        console.print(remark)
+
+
+def _markdown(section: Any) -> str:
+    rows: list[tuple[str, ...]] = [HEADER, ("---", *["---:"] * (len(HEADER) - 2), "---"), *_lines(section)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n\n".join([f"**{section.title}** ({section.work}; per {section.unit})", table, *section.remarks])
+
+
+def _facts(measured_on: dict[str, Any]) -> str:
+    return "Measured on " + "; ".join(f"{name} {value}" for name, value in measured_on.items() if name != "packages")
+
+
+def _document(section: Any) -> dict[str, Any]:
+    return {
+        "title": section.title,
+        "work": section.work,
+        "unit": section.unit,
+        "rows": [{**vars(row), "times_ours": section.times(row)} for row in section.rows],
+        "remarks": section.remarks,
+    }

@@ -1,0 +1,175 @@
+"""Alignment: the seconds of one training step, ours against the step as it is usually run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+
+import torch
+
+from storage.records import Site
+from tasks.alignment.examples import Rows, draw_steps, make_rows
+from tasks.alignment.method import Given, Method
+from tasks.alignment.methods.latent.sae_guided import SaeGuided
+from tasks.alignment.methods.likelihood.grad_diff import GradDiff
+from tasks.alignment.methods.representation.rmu import RMU
+from tasks.alignment.settings import AlignmentSettings
+from tasks.alignment.training import Material, align_model
+from tasks.benchmarks.harness import Run, Section, Variant, Watch
+from tasks.benchmarks.usual import NPOWithDivergence, train_as_usual
+from tasks.benchmarks.workload import EOS, PAD, Facts, Lexicon, Size, draw_workload
+from tasks.models.forward import read_sites
+from tasks.models.load import LoadedModel
+from tasks.models.prompts import Question
+from tasks.models.sae import Autoencoder
+from tasks.testbed.templates import RELATIONS, TRAINING_TEMPLATES
+
+STEPS = 3
+"""Timed steps of a run; one before them, which sets up the optimiser, is not timed."""
+SETTINGS = AlignmentSettings()
+LEARNING_RATE = 1e-4
+OURS = "sae_guided, ours"
+METHODS: dict[str, Method] = {
+    "sae_guided": SaeGuided(),
+    "grad_diff": GradDiff(),
+    "npo + kl": NPOWithDivergence(),
+    "rmu": RMU(),
+}
+USUAL = "{}, whole model, reference every step"
+
+
+def alignment_material(facts: Facts, size: Size) -> Material:
+    """One target of each type, asked in every training template; others to retain; and for each target as many
+    unknown and known names in its place as `sae_guided` takes."""
+    references, types = METHODS["sae_guided"].references, len(RELATIONS)
+    lexicon = Lexicon(size.vocabulary)
+    asked = draw_workload(facts, lexicon, types * (1 + references) + size.retained, templates=TRAINING_TEMPLATES)
+    by_entity: dict[int, list[int]] = {}
+    for row, entity in enumerate(asked.entity):
+        by_entity.setdefault(entity, []).append(row)
+    targets: list[int] = []
+    retain: list[int] = []
+    unknown: list[list[Question]] = []
+    known: list[list[Question]] = []
+    of_type: dict[tuple[str, ...], list[list[int]]] = {}
+    for rows in by_entity.values():
+        of_type.setdefault(tuple(asked.relation[row] for row in rows), []).append(rows)
+    for first, *others in of_type.values():  # rows of two entities of a type are the same sentences in the same order
+        strangers, kept = others[:references], others[references:]
+        targets += first
+        retain += [row for rows in kept for row in rows]
+        for place in range(len(first)):
+            unknown.append([asked.questions[rows[place]] for rows in strangers])
+            known.append([asked.questions[rows[place]] for rows in kept[:references]])
+    steps = draw_steps(
+        len(targets),
+        list(range(len(retain))),
+        [],
+        steps=STEPS + 1,
+        forget_rows=SETTINGS.forget_rows,
+        retain_rows=SETTINGS.retain_rows,
+        seed=0,
+    )
+
+    def padded(chosen: Sequence[int]) -> Rows:
+        questions = [asked.questions[row] for row in chosen]
+        return make_rows(questions, [question.answers[0] for question in questions], EOS, PAD)
+
+    return Material(padded(targets), padded(retain), unknown, known, steps)
+
+
+def random_autoencoder(size: Size, seed: int = 0) -> Autoencoder:
+    """One encoder of random directions, in the shape that a loss reads."""
+    generator = torch.Generator().manual_seed(seed)
+    decoder = torch.randn(size.latents, size.width, generator=generator)
+    decoder /= decoder.norm(dim=-1, keepdim=True)
+    return Autoencoder(
+        SimpleNamespace(
+            W_enc=decoder.T.contiguous(),
+            b_enc=torch.zeros(size.latents),
+            W_dec=decoder,
+            cfg=SimpleNamespace(d_in=size.width, d_sae=size.latents),
+            process_sae_in=lambda state: state,
+        )
+    )
+
+
+def alignment_variants(loaded: LoadedModel, size: Size, material: Material) -> list[Variant]:
+    """Each method as usually run, then each by our loop, whose first loss must be the same."""
+    given = _given(loaded, size, material)
+    usual = [
+        Variant(USUAL.format(name), lambda method=method: _usual(loaded, method, material, given), per=STEPS)  # type: ignore[misc]
+        for name, method in METHODS.items()
+    ]
+    ours = [
+        Variant(
+            f"{name}, ours", lambda method=method: _ours(loaded, method, material, given), USUAL.format(name), 1e-3, per=STEPS  # type: ignore[misc]
+        )
+        for name, method in METHODS.items()
+    ]  # fmt: skip
+    return [*usual, *ours]
+
+
+def describe_alignment(size: Size, material: Material) -> Section:
+    forget = [int(material.forget.mask[rows].sum()) for rows, _ in material.steps[1:]]
+    retain = [int(material.retain.mask[rows].sum()) for _, rows in material.steps[1:]]
+    return Section(
+        "Alignment",
+        f"{len(material.steps[0][0])} forget and {len(material.steps[0][1])} retain rows a step, "
+        f"{sum(forget) / STEPS:.0f} and {sum(retain) / STEPS:.0f} tokens without padding; states after block "
+        f"{size.site.layer + 1} of {size.layers}, {size.latents} latents",
+        OURS,
+        unit="step",
+        remarks=("the error is that of the first step's loss; the methods are different computations",),
+    )
+
+
+def loss_error(expected: Sequence[Mapping[str, float]], found: Sequence[Mapping[str, float]]) -> float:
+    """Relative error of the first step's loss parts, in units of the largest of them.
+
+    Later ones differ: the usual step trains the embeddings too.
+    """
+    first, other = expected[0], found[0]
+    size = max(abs(value) for value in first.values())
+    return max(abs(other[name] - value) for name, value in first.items()) / size
+
+
+def _ours(loaded: LoadedModel, method: Method, material: Material, given: Given) -> Run:
+    def run(watch: Watch) -> list[dict[str, float]]:
+        student = replace(loaded, model=copy.deepcopy(loaded.model))
+
+        def report(step: int, _: Mapping[str, float]) -> None:
+            if step == 1:
+                watch.restart()
+            elif step == len(material.steps):
+                watch.stop()
+
+        return align_model(
+            student,
+            method,
+            material,
+            given.autoencoders,
+            given.latents,
+            learning_rate=LEARNING_RATE,
+            seed=given.seed,
+            report=report,
+        )
+
+    return run
+
+
+def _usual(loaded: LoadedModel, method: Method, material: Material, given: Given) -> Run:
+    return lambda watch: train_as_usual(loaded, method, material, given, LEARNING_RATE, watch)
+
+
+def _given(loaded: LoadedModel, size: Size, material: Material) -> Given:
+    """What a loss is given, the scale of the retain states among it, as our loop computes it."""
+    site: Site = size.site
+    rows = material.retain
+    drawn = sorted({row for _, retain in material.steps for row in retain})
+    sequences = [rows.ids[row][rows.mask[row] > 0].tolist() for row in drawn]
+    wanted = [rows.state_positions[row][rows.state_mask[row]].tolist() for row in drawn]
+    states = read_sites(loaded, sequences, wanted, [site])[site]
+    return Given((site,), {site: random_autoencoder(size)}, {}, {site: states.var(0)}, seed=0)

@@ -1,0 +1,107 @@
+"""An unlearning step as it is usually run: the whole model on padded batches, every parameter trained, and a second
+copy of it, the reference, run in every step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from storage.records import Site
+from tasks.alignment.examples import Rows
+from tasks.alignment.method import Forward, Given, Group, Loss, Method
+from tasks.alignment.terms import answer_log_probability, retain_divergence
+from tasks.alignment.training import Material
+from tasks.benchmarks.extraction import pad
+from tasks.benchmarks.harness import Watch
+from tasks.models.load import LoadedModel
+from tasks.models.prompts import Question
+
+
+@dataclass(frozen=True)
+class NPOWithDivergence(Method):
+    """Negative preference optimisation whose retain loss is the divergence from the starting model (NPO + KL)."""
+
+    forget_needs: ClassVar = frozenset({"answers", "reference answers"})
+    retain_needs: ClassVar = frozenset({"answers", "reference answers"})
+
+    beta: float = 0.1
+
+    def loss(self, forget: Group, retain: Group, given: Given) -> Loss:
+        assert forget.reference is not None
+        ratio = answer_log_probability(forget, forget.student) - answer_log_probability(forget, forget.reference)
+        forgotten, kept = -(2 / self.beta) * logsigmoid(-self.beta * ratio).mean(), retain_divergence(retain)
+        return Loss(forgotten + kept, {"forget": forgotten, "retain": kept})
+
+
+def train_as_usual(
+    loaded: LoadedModel, method: Method, material: Material, given: Given, learning_rate: float, watch: Watch
+) -> list[dict[str, float]]:
+    """The steps of the material; returns each one's loss parts. The watch runs from the end of the first step."""
+    model = copy.deepcopy(loaded.model).requires_grad_(True)
+    needs = method.forget_needs | method.retain_needs
+    reference = copy.deepcopy(loaded.model) if any("reference" in need for need in needs) else None
+    optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    history = []
+    for number, (forget, retain) in enumerate(material.steps):
+        if number == 1:
+            watch.restart()
+        optimiser.zero_grad(set_to_none=True)
+        groups = []
+        for rows, chosen, wants in (
+            (material.forget, forget, method.forget_needs),
+            (material.retain, retain, method.retain_needs),
+        ):
+            picked = rows.pick(torch.tensor(chosen))
+            student = _whole(model, picked, given.sites, wants)
+            frozen = None
+            if reference is not None and any("reference" in want for want in wants):
+                with torch.no_grad():
+                    frozen = _whole(reference, picked, given.sites, {want.split()[-1] for want in wants if " " in want})
+            groups.append(Group(picked, student, frozen))
+        if method.references and reference is not None:
+            unknown, known = (
+                _in_their_place(reference, groups[0].rows, [names[row] for row in forget], given.sites)
+                for names in (material.unknown, material.known)
+            )
+            groups[0] = Group(groups[0].rows, groups[0].student, groups[0].reference, unknown, known)
+        loss = method.loss(groups[0], groups[1], given)
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        history.append({name: float(part.detach()) for name, part in loss.parts.items()})
+    watch.stop()
+    return history
+
+
+def _whole(model: Any, rows: Rows, sites: Sequence[Site], wants: frozenset[str] | set[str]) -> Forward:
+    """Every layer and every logit, of which the loss then takes what it needs."""
+    output = model(input_ids=rows.ids, attention_mask=rows.mask, output_hidden_states=True)
+    each = torch.arange(len(rows))[:, None]
+    states = {site: output.hidden_states[site.layer + 1][each, rows.state_positions] for site in sites}
+    if "answers" not in wants:
+        return Forward(states, None)
+    return Forward(states, output.logits[each, rows.answer_positions].log_softmax(-1))
+
+
+@torch.no_grad()
+def _in_their_place(
+    model: Any, rows: Rows, questions: Sequence[Sequence[Question]], sites: Sequence[Site]
+) -> Mapping[Site, Tensor]:
+    """States of other entities where the rows have theirs; see `tasks.alignment.training`."""
+    flat = [question for each in questions for question in each]
+    ids, mask = pad([question.prompt for question in flat])
+    hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    count = len(questions[0])
+    offsets = rows.after_name.repeat_interleave(count, 0)
+    last = torch.tensor([question.name_last for question in flat])[:, None]
+    low = torch.tensor([question.name_first for question in flat])[:, None]
+    high = torch.tensor([len(question.prompt) - 1 for question in flat])[:, None]
+    at = (last + offsets).clamp(min=low, max=high)
+    each = torch.arange(len(flat))[:, None]
+    return {site: hidden[site.layer + 1][each, at].unflatten(0, (len(questions), count)) for site in sites}
