@@ -40,9 +40,18 @@ class NPOWithDivergence(Method):
 
 
 def train_as_usual(
-    loaded: LoadedModel, method: Method, material: Material, given: Given, learning_rate: float, watch: Watch
+    loaded: LoadedModel,
+    method: Method,
+    material: Material,
+    given: Given,
+    learning_rate: float,
+    watch: Watch,
+    others: Sequence[Mapping[Site, Tensor]] = (),
 ) -> list[dict[str, float]]:
-    """The steps of the material; returns each one's loss parts. The watch runs from the end of the first step."""
+    """The steps of the material; returns each one's loss parts. The watch runs from the end of the first step.
+
+    others  states of the unknown and of the known names in the place of the forget rows' (see `states_of_others`).
+    """
     model = copy.deepcopy(loaded.model).requires_grad_(True)
     needs = method.forget_needs | method.retain_needs
     reference = copy.deepcopy(loaded.model) if any("reference" in need for need in needs) else None
@@ -64,11 +73,8 @@ def train_as_usual(
                 with torch.no_grad():
                     frozen = _whole(reference, picked, given.sites, {want.split()[-1] for want in wants if " " in want})
             groups.append(Group(picked, student, frozen))
-        if method.references and reference is not None:
-            unknown, known = (
-                _in_their_place(reference, groups[0].rows, [names[row] for row in forget], given.sites)
-                for names in (material.unknown, material.known)
-            )
+        if method.references:
+            unknown, known = ({site: state[forget] for site, state in each.items()} for each in others)
             groups[0] = Group(groups[0].rows, groups[0].student, groups[0].reference, unknown, known)
         loss = method.loss(groups[0], groups[1], given)
         loss.total.backward()
@@ -90,18 +96,18 @@ def _whole(model: Any, rows: Rows, sites: Sequence[Site], wants: frozenset[str] 
 
 
 @torch.no_grad()
-def _in_their_place(
-    model: Any, rows: Rows, questions: Sequence[Sequence[Question]], sites: Sequence[Site]
-) -> Mapping[Site, Tensor]:
-    """States of other entities where the rows have theirs; see `tasks.alignment.training`."""
-    flat = [question for each in questions for question in each]
-    ids, mask = pad([question.prompt for question in flat])
-    hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
-    count = len(questions[0])
-    offsets = rows.after_name.repeat_interleave(count, 0)
-    last = torch.tensor([question.name_last for question in flat])[:, None]
-    low = torch.tensor([question.name_first for question in flat])[:, None]
-    high = torch.tensor([len(question.prompt) - 1 for question in flat])[:, None]
-    at = (last + offsets).clamp(min=low, max=high)
-    each = torch.arange(len(flat))[:, None]
-    return {site: hidden[site.layer + 1][each, at].unflatten(0, (len(questions), count)) for site in sites}
+def states_of_others(
+    model: Any, rows: Rows, names: Sequence[Sequence[Question]], sites: Sequence[Site]
+) -> dict[Site, Tensor]:
+    """States `N R S D` of R other names where the rows have theirs; see `tasks.alignment.training`."""
+    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    for questions, offsets in zip(names, rows.after_name, strict=True):
+        ids, mask = pad([question.prompt for question in questions])
+        hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        last = torch.tensor([question.name_last for question in questions])[:, None]
+        low = torch.tensor([question.name_first for question in questions])[:, None]
+        high = torch.tensor([len(question.prompt) - 1 for question in questions])[:, None]
+        at = (last + offsets).clamp(min=low, max=high)
+        for site in sites:
+            found[site].append(hidden[site.layer + 1][torch.arange(len(questions))[:, None], at])
+    return {site: torch.stack(states) for site, states in found.items()}

@@ -13,10 +13,10 @@ import torch
 
 from storage.records import UsageError
 from storage.tables import read_table
+from tasks.alignment.methods.latent.sae_guided import SaeGuided
 from tasks.benchmarks import alignment, extraction, harness, scoring
 from tasks.benchmarks.harness import Row, Section, Variant, Watch, measure, row_error
 from tasks.benchmarks.run import Options, run_benchmarks
-from tasks.benchmarks.usual import train_as_usual
 from tasks.benchmarks.workload import (
     BOS,
     SIZES,
@@ -31,7 +31,7 @@ from tasks.benchmarks.workload import (
 from tasks.models.load import LoadedModel
 
 FACTS = Path(__file__).parents[3] / "tasks" / "testbed" / "facts.parquet"
-TINY = Size(32, 3, 2, 1, 8, 48, 600, 64, entities=6, scored=3, retained=75)
+TINY = Size(32, 3, 2, 1, 8, 48, 2000, 64, entities=6, scored=3, retained=9)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,12 @@ def facts() -> Facts:
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
     return random_model(TINY)
+
+
+@pytest.fixture(autouse=True)
+def few_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that changes is how long a test takes."""
+    monkeypatch.setitem(alignment.METHODS, "sae_guided", SaeGuided(reference_entities=2))
 
 
 class Clock:
@@ -250,7 +256,7 @@ def test_our_first_step_has_the_loss_of_the_usual_one(facts: Facts, loaded: Load
     given = alignment._given(loaded, TINY, material)
     method = alignment.METHODS[name]
     watch = Watch(Clock())
-    usual = train_as_usual(loaded, method, material, given, alignment.LEARNING_RATE, watch)
+    usual = alignment._usual(loaded, method, material, given)(watch)
     ours = alignment._ours(loaded, method, material, given)(watch)
     assert len(ours) == len(usual) == alignment.STEPS + 1
     assert alignment.loss_error(usual, ours) < 1e-4
