@@ -80,7 +80,8 @@ def _reference_prompts(
 ) -> list[list[Question]]:
     """For each forget row, the same sentence with each of the target's references, taken from `rows`.
 
-    The references of a target are drawn once, from those of its type whose names are nearest in token count.
+    The references of a target, at most so many, are drawn once, from those of its type whose names are nearest in
+    token count.
     """
     if not references:
         return []
@@ -93,18 +94,19 @@ def _reference_prompts(
     for target in dict.fromkeys(questions["entity"][row] for row in forget_rows):
         generator = np.random.default_rng([seed, len(chosen)])
         pool = [entity for entity in entities if types[entity] == types[target]]
-        if len(pool) < references:
+        if not pool:
             raise UsageError(
-                f"{references} known and as many unknown entities of type '{types[target]}' are wanted and there are "
-                f"{len(pool)}; lower alignment.settings.reference_entities or use a larger world"
+                f"no other entity of type '{types[target]}' can serve as a reference; raise entities.retain, or use a "
+                "larger world"
             )
         shuffled = [pool[place] for place in generator.permutation(len(pool))]
         nearest = sorted(shuffled, key=lambda entity, target=target: abs(lengths[entity] - lengths[target]))  # type: ignore[misc]
         chosen[target] = nearest[:references]
+    fewest = min(len(entities) for entities in chosen.values())
     return [
         [
             encoded[sentence[entity, questions["relation"][row], int(questions["template"][row])]]
-            for entity in chosen[questions["entity"][row]]
+            for entity in chosen[questions["entity"][row]][:fewest]
         ]
         for row in forget_rows
     ]

@@ -36,7 +36,7 @@ class SaeGuided(Method):
     """Weight of the way from the target's own former latents; 0 once it is as far as unknown entities are."""
     reference: str = setting("centred", choices=("mean", "alias", "centred"))
     reference_entities: int = setting(24, minimum=1)
-    """Unknown entities, and as many known ones, that the means are taken over."""
+    """Unknown entities, and as many known ones, that the means are taken over; fewer where a world has fewer."""
     retain_states: float = setting(8.0, minimum=0.0)
     retain_answers: float = setting(4.0, minimum=0.0)
 
