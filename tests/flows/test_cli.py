@@ -110,6 +110,8 @@ def test_interrupted_run_ends_in_one_line_and_is_noted(number: signal.Signals, t
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A suite that a shell runs in the background has interruptions ignored, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     give_up = time.monotonic() + 120
     while not list((tmp_path / "home").glob("artifacts/.scratch/testbed-*")) and time.monotonic() < give_up:
