@@ -24,21 +24,33 @@ class Tables:
     """What was observed of one model; see the observation stage for the columns."""
 
     answers: Mapping[str, Any]
+    """A row a question: what was asked (`set`, `variant`, `split`, `target`, `entity`, …) and how it was answered."""
     states: Mapping[str, Any]
-    """bfloat16 vectors as uint16; `vectors` reads them."""
+    """Of set `paraphrase`; bfloat16 vectors as uint16, which `vectors` reads."""
     distributions: Mapping[str, Any]
     general: Mapping[str, Any]
-    relearning: Mapping[str, Any]
+    options: Mapping[str, Any] | None = None
+    """Accepted and wrong answers of a question, each with its log-probability."""
+    tokens: Mapping[str, Any] | None = None
+    """The canonical answer's tokens, of sets `base` and `paraphrase`."""
+    samples: Mapping[str, Any] | None = None
+    """Sampled answers about the target."""
+    population: Mapping[str, Any] | None = None
+    """States of all known and unknown entities; None for a model under stress."""
+    relearning: Mapping[str, Any] | None = None
+    traces: Mapping[str, Any] | None = None
+    latents: Mapping[str, Any] | None = None
 
-    def vectors(self, site: str) -> np.ndarray:
-        """float32 [N, D] of a site's column."""
-        stored = self.states[site]
-        return (stored.astype(np.uint32) << 16).view(np.float32) if stored.dtype == np.uint16 else stored
+
+def vectors(table: Mapping[str, Any], site: str) -> np.ndarray:
+    """float32 [N, D] of a site's column."""
+    stored = table[site]
+    return (stored.astype(np.uint32) << 16).view(np.float32) if stored.dtype == np.uint16 else stored
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """All that a metric may look at: `base`, `unlearned` and, where there is one, `gold`."""
+    """All that a metric may look at: `base`, `unlearned`, where there is one `gold`, and each `<model>+<stress>`."""
 
     models: Mapping[str, Tables]
     roles: Mapping[str, str]
@@ -48,8 +60,13 @@ class Case:
     seed: int = 0
 
     def rows(self, table: Mapping[str, Any], split: str) -> np.ndarray:
-        """Rows of a table (with an `entity` column) that belong to a split."""
+        """Rows of a table (with an `entity` column) whose entity belongs to a split."""
         return np.flatnonzero([self.roles.get(entity) == SPLITS[split] for entity in table["entity"]])
+
+    def asked(self, model: str, split: str, kind: str = "paraphrase") -> np.ndarray:
+        """Rows of a model's answers: the questions of one set (`paraphrase`: held-out templates) about one split."""
+        answers = self.models[model].answers
+        return np.flatnonzero((np.asarray(answers["set"]) == kind) & (np.asarray(answers["split"]) == split))
 
 
 @dataclass(frozen=True)
@@ -96,9 +113,9 @@ def mean_measurement(
 
 
 def per_question(case: Case, column) -> Iterator[Measurement]:  # type: ignore[no-untyped-def]
-    """The mean of `column(answers table)` for every model and split."""
+    """The mean of `column(answers table)` over held-out templates, for every model and split."""
     for model, tables in case.models.items():
         values = np.asarray(column(tables.answers), dtype=float)
         for split in SPLITS:
-            rows = case.rows(tables.answers, split)
+            rows = case.asked(model, split)
             yield mean_measurement(case, split, model, values[rows], tables.answers["entity"][rows])
