@@ -166,6 +166,15 @@ class UnlearnedModel:
 
 
 @dataclass(frozen=True)
+class StressedModel:
+    """A model after a stress: the model, `taught.parquet`, the facts that the stress itself taught, and `training.parquet`."""
+
+    artifact: Artifact
+    model: ModelRef
+    stress: str
+
+
+@dataclass(frozen=True)
 class Observations:
     """What one model said and thought on every question, per example, so that scores need no model."""
 

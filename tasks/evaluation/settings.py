@@ -36,3 +36,14 @@ class ScoreSettings:
     bootstrap_draws: int = setting(2000, minimum=100)
     confidence: float = setting(0.95, minimum=0.5, maximum=0.999)
     score_seed: int = setting(0, minimum=0)
+
+
+@dataclass(frozen=True)
+class StressSettings:
+    """A change to a model, after which it is observed again."""
+
+    stress: str = setting("int8", plugin="evaluation/stresses")
+    settings: tuple[tuple[str, bool | int | float | str], ...] = setting(())
+    """The stress's own settings."""
+    stress_seed: int = setting(0, minimum=0)
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
