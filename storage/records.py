@@ -122,6 +122,14 @@ class ForgetSet:
 
 
 @dataclass(frozen=True)
+class QuestionSet:
+    """All that is asked about a forget set, straight, sideways and under attack: `questions.parquet`."""
+
+    artifact: Artifact
+    questions: int
+
+
+@dataclass(frozen=True)
 class ActivationRef:
     """Activations at the entity's tokens and after: Parquet shards, one column a site."""
 
