@@ -1,8 +1,8 @@
-"""Greedy decoding of many prompts: shared beginnings run once, finished rows dropped as they end."""
+"""Decoding of many prompts, greedy or sampled: shared beginnings run once, finished rows dropped as they end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from tasks.models.forward import logits_of, run_batch, run_decoder, takes_ancest
 from tasks.models.load import LoadedModel
 from tasks.models.plan import Batch, ancestor_mask, plan_trie
 
+DRAW_NUMBERS = 2**24
+"""Cumulative probabilities held at once, so that a large vocabulary does not fill the memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Prefilled:
@@ -29,6 +32,10 @@ class _Prefilled:
     """State after the final norm at the last prompt token."""
     mask: Int[Tensor, "B T"]
     """1 at real tokens."""
+
+
+_Choose = Callable[[Tensor, Tensor, int], Tensor]
+_Read = Callable[[LoadedModel, Sequence[tuple[int, ...]], int, int], Iterator[_Prefilled]]
 
 
 @torch.no_grad()
@@ -49,31 +56,110 @@ def greedy(
 
     Raises: UsageError for an empty prompt or a length below 1.
     """
+    unique, read = _plan(loaded, prompts, max_new_tokens)
+    answers: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for part in read(loaded, unique, rows, budget or usual_budget(loaded)):
+        for i, ids in zip(part.which.tolist(), _decode(loaded, part, max_new_tokens, _likeliest), strict=True):
+            answers[unique[i]] = ids
+    return [answers[tuple(prompt)] for prompt in prompts]
+
+
+@torch.no_grad()
+def sample(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    k: int,
+    *,
+    temperature: float = 1.0,
+    max_new_tokens: int = 16,
+    seed: int = 0,
+    rows: int = 256,
+    budget: int | None = None,
+) -> list[list[tuple[int, ...]]]:
+    """k continuations of each prompt, every token drawn from softmax(logits / temperature).
+
+    Returns, per prompt, the new ids of each sample, the end token left out as `greedy` does. Temperature 0 is greedy.
+
+    A token is the inverse of the cumulative distribution at one uniform number, which is a function of the seed, the
+    prompt's ids, the sample's number and the step alone. So what a prompt yields depends neither on the other prompts
+    nor on how they are batched (but for a rounding of the logits that crosses a border of the distribution, about one
+    token in a million); more samples begin with those of fewer; equal prompts yield the same; and two models asked
+    with one seed differ only as their distributions do. On a processor the result is the same every time.
+
+    rows    rows decoded together, about, and never fewer than k.
+
+    Raises: UsageError for an empty prompt, a length or count below 1, or a negative temperature.
+    """
+    if k < 1 or not temperature >= 0:
+        raise UsageError(f"k = {k} samples at temperature {temperature}; expected at least 1, and 0 or more")
+    unique, read = _plan(loaded, prompts, max_new_tokens)
+    answers: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for part in read(loaded, unique, max(1, rows // k), budget or usual_budget(loaded)):
+        drawn = [_uniform(seed, unique[i], number, max_new_tokens) for i in part.which.tolist() for number in range(k)]
+        uniform = torch.from_numpy(np.stack(drawn)).to(loaded.device)
+        choose = _drawn(uniform, temperature) if temperature > 0 else _likeliest
+        found = _decode(loaded, _repeated(part, k), max_new_tokens, choose)
+        for place, i in enumerate(part.which.tolist()):
+            answers[unique[i]] = found[place * k : (place + 1) * k]
+    return [list(answers[tuple(prompt)]) for prompt in prompts]
+
+
+def _uniform(seed: int, prompt: Sequence[int], number: int, steps: int) -> Float[np.ndarray, " S"]:
+    """Numbers in [0, 1), a step each. The length is part of the seed, as numpy takes a missing entry for a zero."""
+    return np.random.default_rng([seed, number, len(prompt), *prompt]).random(steps)
+
+
+def _likeliest(logits: Float[Tensor, "B V"], _alive: Int[Tensor, " B"], _step: int) -> Int[Tensor, " B"]:
+    return logits.argmax(-1)
+
+
+def _drawn(uniform: Float[Tensor, "N S"], temperature: float) -> _Choose:
+    """A choice by inverse cumulative distribution, with one uniform number a row and step."""
+
+    def choose(logits: Float[Tensor, "B V"], alive: Int[Tensor, " B"], step: int) -> Int[Tensor, " B"]:
+        at = uniform[alive, step, None]
+        tokens = []
+        for start in range(0, len(logits), chunk := max(1, DRAW_NUMBERS // logits.shape[-1])):
+            part = slice(start, start + chunk)
+            shifted = logits[part].float()
+            probability = ((shifted - shifted.amax(-1, keepdim=True)) / temperature).softmax(-1)
+            reached = probability.cumsum(-1, dtype=torch.float64)
+            # `right`: a token of probability 0 is never the first whose cumulative probability exceeds the number.
+            tokens.append(torch.searchsorted(reached, at[part] * reached[:, -1:], right=True)[:, 0])
+        return torch.cat(tokens).clamp(max=logits.shape[-1] - 1)
+
+    return choose
+
+
+def _repeated(part: _Prefilled, k: int) -> _Prefilled:
+    """Every row k times, copies side by side."""
+    part.cache.batch_repeat_interleave(k)
+    hidden, mask = part.hidden.repeat_interleave(k, 0), part.mask.repeat_interleave(k, 0)
+    return _Prefilled(part.which.repeat(k), part.cache, hidden, mask)
+
+
+def _plan(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> tuple[list[tuple[int, ...]], _Read]:
+    """The distinct prompts, shortest first, and how they are to be read."""
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens = {max_new_tokens}; expected at least 1")
     if any(len(prompt) == 0 for prompt in prompts):
         raise UsageError("a prompt has no token; every prompt needs at least one")
     unique = sorted({tuple(prompt) for prompt in prompts}, key=lambda prompt: (len(prompt), prompt))
-    if not unique:
-        return []
     window = getattr(loaded.config, "sliding_window", None)
-    fits = window is None or len(unique[-1]) + max_new_tokens <= window
-    read = _read_tree if fits and takes_ancestor_mask(loaded) else _read_padded
-    answers: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for part in read(loaded, unique, rows, budget or usual_budget(loaded)):
-        for i, ids in zip(part.which.tolist(), _decode(loaded, part, max_new_tokens), strict=True):
-            answers[unique[i]] = ids
-    return [answers[tuple(prompt)] for prompt in prompts]
+    fits = window is None or not unique or len(unique[-1]) + max_new_tokens <= window
+    return unique, _read_tree if unique and fits and takes_ancestor_mask(loaded) else _read_padded
 
 
-def _decode(loaded: LoadedModel, part: _Prefilled, max_new_tokens: int) -> list[tuple[int, ...]]:
-    """New ids of each row; a row leaves the batch when it ends."""
+def _decode(loaded: LoadedModel, part: _Prefilled, max_new_tokens: int, choose: _Choose) -> list[tuple[int, ...]]:
+    """New ids of each row, by `choose(logits, rows still going, step)`; a row leaves the batch when it ends."""
     ends = torch.tensor(loaded.end_ids, dtype=torch.long, device=loaded.device)
     cache, hidden, mask = part.cache, part.hidden, part.mask
     alive = torch.arange(len(hidden), device=loaded.device)
     found: list[list[int]] = [[] for _ in range(len(hidden))]
     for step in range(max_new_tokens):
-        token = logits_of(loaded, hidden).argmax(-1)
+        token = choose(logits_of(loaded, hidden), alive, step)
         going = ~torch.isin(token, ends)
         if not bool(going.all()):
             alive, token, mask = alive[going], token[going], mask[going]
