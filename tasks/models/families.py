@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from storage.records import UsageError
 
@@ -128,6 +130,21 @@ def decoder_of(model: nn.Module, family: Family) -> nn.Module:
             f"is it a model of the family {family.name}?"
         )
     return found[0]
+
+
+def linear_weights(decoder: nn.Module) -> dict[str, Float[Tensor, "O I"]]:
+    """Module name -> weight of every linear layer of a decoder, one row an output.
+
+    The weights are views: what is written into one changes the model. Neither the embeddings nor the head, which lies
+    outside the decoder, are among them.
+    """
+    found: dict[str, Tensor] = {}
+    for name, module in decoder.named_modules():
+        if isinstance(module, nn.Linear):
+            found[name] = module.weight
+        elif isinstance(module, Conv1D):  # gpt2's linear layer, which keeps its weight the other way round
+            found[name] = module.weight.T
+    return found
 
 
 def _decoders(model: nn.Module, family: Family) -> Iterator[nn.Module]:
