@@ -33,9 +33,13 @@ def module_of(folder: str, name: str) -> str:
     known = modules(folder)
     if name not in known:
         raise UsageError(
-            f"no {folder.split('/')[-1].rstrip('s')} is named '{name}'; {did_you_mean(name, sorted(known))}"
+            f"no {_singular(folder.split('/')[-1])} is named '{name}'; {did_you_mean(name, sorted(known))}"
         )
     return known[name]
+
+
+def _singular(plural: str) -> str:
+    return plural.removesuffix("es") if plural.endswith("sses") else plural.removesuffix("s")
 
 
 def load(folder: str, name: str) -> type:
