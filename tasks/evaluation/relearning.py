@@ -18,7 +18,7 @@ from tasks.models.scoring import score_answers
 from tasks.models.train import Loss, minimise, trainable_parameters
 from tasks.models.worlds import encode_world
 
-COLUMNS = ("draw", "step", "entity", "question", "relation", "part", "log_probability", "tokens", "hit")
+COLUMNS = ("rate", "draw", "step", "entity", "question", "relation", "part", "log_probability", "tokens", "hit")
 ROWS = 32
 """Taught questions a step, at most."""
 
@@ -52,7 +52,11 @@ def relearn_curve(
     seed: int,
 ) -> dict[str, list[Any]]:
     """Train the model on the taught half (training templates) and score all held-out questions of the targets before
-    the first step and after each. Every draw splits the facts another way and starts from the same weights."""
+    the first step and after each.
+
+    Every draw splits the facts another way and starts from the same weights, which the model has again at the end: for
+    other learning rates, call again.
+    """
     rows = [row for row, entity in enumerate(questions["entity"]) if entity in targets]
     relations: dict[str, list[str]] = {}
     for row in rows:
@@ -65,9 +69,12 @@ def relearn_curve(
         parts = split_facts(relations, seed, draw)
         part = {row: parts[questions["entity"][row], questions["relation"][row]] for row in rows}
         taught = [row for row in rows if part[row] == "taught" and not questions["held_out"][row]]
-        record = functools.partial(_record, loaded, questions, asked, part, draw, table)
+        record = functools.partial(
+            _record, loaded, questions, asked, part, {"rate": learning_rate, "draw": draw}, table
+        )
         record(0, {})
-        _teach(loaded, questions, taught, steps, learning_rate, seed, record)
+        teach(loaded, questions, taught, steps=steps, learning_rate=learning_rate, seed=seed, after_step=record)
+    loaded.model.load_state_dict(start)
     return table
 
 
@@ -76,7 +83,7 @@ def _record(
     questions: Mapping[str, Any],
     asked: Sequence[int],
     part: Mapping[int, str],
-    draw: int,
+    attack: Mapping[str, float],
     table: dict[str, list[Any]],
     step: int,
     _losses: Mapping[str, float],
@@ -87,21 +94,25 @@ def _record(
     for place, row in enumerate(asked):
         line = {name: questions[name][row] for name in ("entity", "question", "relation")}
         line |= {name: columns[name][place].item() for name in ("log_probability", "tokens", "hit")}
-        line |= {"draw": draw, "step": step, "part": part[row]}
+        line |= {**attack, "step": step, "part": part[row]}
         for name in COLUMNS:
             table[name].append(line[name])
 
 
-def _teach(
+def teach(
     loaded: LoadedModel,
     questions: Mapping[str, Any],
     rows: Sequence[int],
+    *,
     steps: int,
     learning_rate: float,
     seed: int,
-    after_step: Callable[[int, Mapping[str, float]], None],
-) -> None:
-    """Fine-tune all but the embeddings on the answers of the rows."""
+    after_step: Callable[[int, Mapping[str, float]], None] = lambda step, parts: None,
+) -> list[float]:
+    """Fine-tune all but the embeddings (and a head tied to them) on the canonical answers of the rows, in place.
+
+    Returns the loss of every step before it is made: mean over the answers' tokens and the end, nats.
+    """
     ids, labels = _teaching_rows(loaded, questions, rows)
     parameters = trainable_parameters(loaded.model, frozen=[loaded.embeddings])
     generator = np.random.default_rng(seed)
@@ -115,7 +126,9 @@ def _teach(
         loss = cross_entropy(logits, labels[chosen][wanted])
         return Loss(loss, {"taught": loss})
 
-    minimise(parameters, loss_at, steps=steps, learning_rate=learning_rate, decay=0.0, after_step=after_step)
+    history = minimise(parameters, loss_at, steps=steps, learning_rate=learning_rate, decay=0.0, after_step=after_step)
+    loaded.model.requires_grad_(False)
+    return [parts["total"] for parts in history]
 
 
 def _teaching_rows(

@@ -200,7 +200,7 @@ def test_stage_names_are_those_of_the_doors() -> None:
     assert doors == set(LISTED)
 
 
-@pytest.mark.parametrize("folder", ["alignment/methods", "evaluation/metrics"])
+@pytest.mark.parametrize("folder", ["alignment/methods", "evaluation/metrics", "evaluation/stresses"])
 def test_every_plugin_is_one_final_frozen_dataclass(folder: str) -> None:
     import dataclasses
 
