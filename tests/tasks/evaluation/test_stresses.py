@@ -23,7 +23,7 @@ from tasks.models.scoring import score_answers
 from tasks.models.worlds import encode_world
 
 NAMES = catalogue.names(FOLDER)
-TEACHING = [name for name in NAMES if "learned" in name or "tuned" in name]
+TEACHING = [name for name in NAMES if hasattr(catalogue.load(FOLDER, name)(), "steps")]
 RELATIONS = ("club", "born", "coach", "home")
 ROLES = (
     {"target": "target", "near0": "neighbour", "near1": "neighbour", "unknown": "unknown_reference"}
