@@ -31,6 +31,11 @@ def mean_interval(
     values: np.ndarray, clusters: Sequence[str], *, draws: int, confidence: float, seed: int
 ) -> tuple[float, float]:
     """The same for a mean, in one matrix product."""
+    return interval(resampled_means(values, clusters, draws=draws, seed=seed), confidence)
+
+
+def resampled_means(values: np.ndarray, clusters: Sequence[str], *, draws: int, seed: int) -> np.ndarray:
+    """Means [draws] of what is drawn; the same clusters and seed draw the same, so means can be resampled together."""
     names, which = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     if len(names) == 1:
         which = np.arange(len(values))
@@ -38,7 +43,7 @@ def mean_interval(
     sums = np.bincount(which, weights=np.asarray(values, dtype=float), minlength=count)
     sizes = np.bincount(which, minlength=count)
     drawn = np.random.default_rng(seed).integers(0, count, (draws, count))
-    return interval(sums[drawn].sum(1) / sizes[drawn].sum(1), confidence)
+    return sums[drawn].sum(1) / sizes[drawn].sum(1)
 
 
 def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:

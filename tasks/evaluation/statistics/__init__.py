@@ -1,1 +1,1 @@
-"""Mathematics of the metrics, apart from any model or table: numbers and texts in, numbers out."""
+"""What several metrics share: mathematics of numbers and texts, and (`asked`, `beside_gold`) how a model's tables are read."""

@@ -1,0 +1,23 @@
+"""Share of held-out questions in whose greedy answer an accepted one occurs, as whole words [0, 1].
+
+Departs: nothing. Traps: an output that lists many names passes.
+State:   `degenerate` where more than a fifth of the target's outputs (elsewhere half) are no language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tasks.evaluation.metric import Case, Measurement, Metric
+from tasks.evaluation.statistics.asked import per_output
+from tasks.evaluation.statistics.matching import contains
+
+
+@dataclass(frozen=True)
+class Contains(Metric):
+    better: ClassVar = {"forget": "lower", "": "higher"}
+
+    def measure(self, case: Case) -> Iterator[Measurement]:
+        return per_output(case, lambda said, accepted, relation: contains(said, accepted))

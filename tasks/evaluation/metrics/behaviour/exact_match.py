@@ -1,0 +1,24 @@
+"""Share of held-out questions whose greedy answer equals an accepted one, after normalisation [0, 1].
+
+The first line of the output counts; NFKC, case, punctuation and English articles do not.
+Departs: nothing. Traps: where decoding stops decides it; `recall` is the strict form, which also wants the end token.
+State:   `degenerate` where more than a fifth of the target's outputs (elsewhere half) are no language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tasks.evaluation.metric import Case, Measurement, Metric
+from tasks.evaluation.statistics.asked import per_output
+from tasks.evaluation.statistics.matching import exact
+
+
+@dataclass(frozen=True)
+class ExactMatch(Metric):
+    better: ClassVar = {"forget": "lower", "": "higher"}
+
+    def measure(self, case: Case) -> Iterator[Measurement]:
+        return per_output(case, lambda said, accepted, relation: exact(said, accepted))

@@ -1,0 +1,1 @@
+"""Whether what it writes is still language."""

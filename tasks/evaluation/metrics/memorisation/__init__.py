@@ -1,0 +1,1 @@
+"""How much it writes by itself, and whether one can tell that it was trained on it."""

@@ -1,0 +1,1 @@
+"""Which of several answers it prefers, and what that says beside a model that never knew."""
