@@ -1,0 +1,1 @@
+"""All that is asked about a target: straight, sideways and under attack."""
