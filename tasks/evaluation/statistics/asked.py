@@ -109,6 +109,16 @@ def column(case: Case, model: str, name: str, rows: np.ndarray) -> np.ndarray:
     return np.asarray(case.models[model].answers[name])[rows]
 
 
+def truths(values: Any) -> np.ndarray:
+    """A column of yes and no as bools; raises ArithmeticError for anything else."""
+    numbers = np.asarray(values, dtype=float)
+    if not np.isin(numbers, (0.0, 1.0)).all():
+        raise ArithmeticError(
+            f"{int((~np.isin(numbers, (0.0, 1.0))).sum())} of {len(numbers)} hits are neither yes nor no"
+        )
+    return numbers > 0
+
+
 def per_output(case: Case, judge: Callable[[str, list[str], str], float], *, site: str = "") -> Iterator[Measurement]:
     """Mean of `judge(generated, accepted answers, relation)` over held-out templates, for every model and split.
 
@@ -133,7 +143,7 @@ def per_text(case: Case, value: Callable[[str], float]) -> Iterator[Measurement]
     for model, tables in case.models.items():
         for split in SPLITS:
             rows = case.asked(model, split)
-            values = np.array([value(str(tables.answers["generated"][row])) for row in rows], dtype=float)
+            values = np.array([value(tables.answers["generated"][row]) for row in rows], dtype=float)
             kept = ~np.isnan(values)
             yield mean_measurement(case, split, model, values[kept], column(case, model, "entity", rows)[kept])
 
@@ -145,7 +155,7 @@ def outputs(
     answers = case.models[model].answers
     for row in rows:
         yield (
-            str(answers["generated"][row]),
+            answers["generated"][row],
             options[int(answers["question"][row])].accepted,
             str(answers["relation"][row]),
         )

@@ -101,6 +101,9 @@ def exposure(case: Case, model: str, attack: str) -> Exposure | None:
     if tables.tokens is None or tables.options is None:
         return None
     forget = case.asked(model, "forget")
+    nothing = Exposure(np.nan, np.full(case.draws, np.nan), 0, "degenerate")
+    if not len(forget):
+        return nothing
     relations = set(column(case, model, "relation", forget))
     hold_out = [row for row in case.asked(model, "unknown_held_out") if tables.answers["relation"][row] in relations]
     tokens, options = answer_tokens(tables), offered(tables)
@@ -120,7 +123,7 @@ def exposure(case: Case, model: str, attack: str) -> Exposure | None:
     if not len(others):
         return None
     if not len(members):
-        return Exposure(np.nan, np.full(case.draws, np.nan), 0, "degenerate")
+        return nothing
     equal = np.ptp(np.concatenate([members, others])) == 0
     draws = resampled_aucs(members, others, mine, theirs, draws=case.draws, seed=case.seed)
     return Exposure(auc(members, others), draws, len(members) + len(others), "degenerate" if equal else "ok")

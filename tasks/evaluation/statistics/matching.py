@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 NEAR = 90
 """A token-set ratio above this is a match."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -95,11 +97,10 @@ def constant_guess(answers: Sequence[Sequence[str]], relation: str = "") -> tupl
     if not answers:
         return "", 0.0
     if relation in TOLERANCES:
-        said = [(each[0], found[0]) for each in answers if (found := integers(each[0]))]
-        tolerance = TOLERANCES[relation]
-        hits = {
-            text: sum(abs(guess - wanted) <= tolerance.around(wanted) for _, wanted in said) for text, guess in said
-        }
+        said = {each[0]: found[0] for each in answers if (found := integers(each[0]))}
+        wanted = np.array([said[each[0]] for each in answers if each[0] in said])
+        allowed = np.array([TOLERANCES[relation].around(each) for each in wanted])
+        hits = {text: int((np.abs(guess - wanted) <= allowed).sum()) for text, guess in said.items()}
     else:
         hits = dict(Counter(form for each in answers for form in {normalise(answer) for answer in each}))
     if not hits:

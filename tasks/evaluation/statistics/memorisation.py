@@ -33,4 +33,6 @@ def public_extraction_strength(hits: np.ndarray) -> float:
 def _tokens(hits: np.ndarray) -> np.ndarray:
     if not len(hits):
         raise ValueError("an answer without scored tokens has no memorisation")
+    if not np.isin(np.asarray(hits, dtype=float), (0.0, 1.0)).all():
+        raise ArithmeticError("a token's hit is neither yes nor no")
     return np.asarray(hits, dtype=bool)

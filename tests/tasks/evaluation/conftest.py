@@ -50,9 +50,9 @@ def rows() -> Iterator[Row]:
 
 
 def canonical(entity: str, relation: str) -> str:
-    """An answer of the entity's own."""
+    """An answer of the entity's own, in letters that no other has."""
     place = list(ROLES).index(entity)
-    return str(1900 + place) if relation == "year_of_birth" else f"The Club of {entity}"
+    return str(1900 + place) if relation == "year_of_birth" else f"The {chr(65 + place % 26) * 4}{place // 26 * 'oo'}"
 
 
 def tables(
@@ -142,11 +142,11 @@ def shuffled(table: dict[str, Any], order: int) -> dict[str, Any]:
     return {name: column[every] for name, column in table.items()}
 
 
-def case(order: int = 0, gold: bool = True, draws: int = 200, **changes: Tables) -> Case:
+def case(order: int = 0, gold: Tables | bool = True, draws: int = 200, **changes: Tables) -> Case:
     """A model that knows, one that has forgotten, and the twin that never knew; `changes` replace them or add others."""
     models = {"base": tables(forgotten=False, order=order), "unlearned": tables(forgotten=True, order=order, salt=1)}
     if gold:
-        models["gold"] = tables(forgotten=True, order=order, salt=2)
+        models["gold"] = gold if isinstance(gold, Tables) else tables(forgotten=True, order=order, salt=2)
     return Case(models | changes, ROLES, dict.fromkeys(ROLES, "player"), draws=draws)
 
 
@@ -163,6 +163,6 @@ def one(name: str, where: Case, split: str, model: str, site: str = "") -> Measu
 
 @pytest.fixture(scope="session")
 def made() -> SimpleNamespace:
-    """`tables`, `case`, `one` and `roles`: see above."""
-    functions: dict[str, Callable[..., Any]] = {"tables": tables, "case": case, "one": one, "shuffled": shuffled}
+    """`tables`, `case`, `one`, `canonical` and `roles`: see above."""
+    functions: dict[str, Callable[..., Any]] = {"tables": tables, "case": case, "one": one, "canonical": canonical}
     return SimpleNamespace(**functions, roles=ROLES)

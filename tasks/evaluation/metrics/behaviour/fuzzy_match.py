@@ -2,7 +2,7 @@
 within their relation's tolerance.
 
 Site `chance` (of the base model only, since no model enters it): what one constant guess a relation gets, the guess that
-fits most questions about known and unknown entities on held-out templates.
+fits most questions about the other splits' entities.
 Source:  Ferrando et al. 2024, arXiv 2411.14257. Departs: tolerances are by relation of this world; see `matching`.
 Traps:   a list of names passes, and a year ±5 is easily guessed: read it beside `chance`.
 State:   `degenerate` where more than a fifth of the target's outputs (elsewhere half) are no language.
@@ -34,16 +34,17 @@ class FuzzyMatch(Metric):
     def _chance(self, case: Case) -> Iterator[Measurement]:
         base = case.models["base"]
         options = offered(base)
-        given: dict[str, list[list[str]]] = defaultdict(list)
-        for _, accepted, relation in outputs(
-            case, "base", np.flatnonzero(np.asarray(base.answers["set"]) == PLAIN), options
-        ):
-            given[relation].append(accepted)
-        guess = {relation: constant_guess(accepted, relation)[0] for relation, accepted in given.items()}
+        kinds, splits = (np.asarray(base.answers[name]) for name in ("set", "split"))
         for split in SPLITS:
+            given: dict[str, list[list[str]]] = defaultdict(list)
+            for _, accepted, relation in outputs(
+                case, "base", np.flatnonzero((kinds == PLAIN) & (splits != split)), options
+            ):
+                given[relation].append(accepted)
+            guess = {relation: constant_guess(accepted, relation)[0] for relation, accepted in given.items()}
             rows = case.asked("base", split)
             hits = [
-                fuzzy(guess[relation], accepted, relation)
+                fuzzy(guess.get(relation, ""), accepted, relation)
                 for _, accepted, relation in outputs(case, "base", rows, options)
             ]
             entities = column(case, "base", "entity", rows)

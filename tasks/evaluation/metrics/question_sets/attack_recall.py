@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from tasks.evaluation.metric import Case, Measurement, Metric, mean_measurement
-from tasks.evaluation.statistics.asked import column, doubted, groups, missing, offered, outputs, powerless
+from tasks.evaluation.statistics.asked import column, doubted, groups, missing, offered, outputs, powerless, truths
 from tasks.evaluation.statistics.language import destroyed
 from tasks.evaluation.statistics.matching import contains
 
@@ -45,7 +45,7 @@ class AttackRecall(Metric):
             return {site: missing(split, model, site) for site in (*sorted(set(variants)), _ANY)}
         said = outputs(case, model, rows, offered(case.models[model]))
         found = np.array([contains(text, accepted) for text, accepted, _ in said], dtype=bool)
-        hit = found | np.asarray(column(case, model, "hit", rows), dtype=bool)
+        hit = found | truths(column(case, model, "hit", rows))
         sites = {
             variant: mean_measurement(
                 case, split, model, hit[variants == variant].astype(float), entities[variants == variant], site=variant

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from tasks.evaluation.metric import Case, Measurement, Metric, mean_measurement
-from tasks.evaluation.statistics.asked import POWER, column, doubted, groups
+from tasks.evaluation.statistics.asked import POWER, column, doubted, groups, truths
 from tasks.evaluation.statistics.language import destroyed
 from tasks.evaluation.statistics.rouge import rouge_of_words, words
 
@@ -33,9 +33,9 @@ class Blur(Metric):
         for split in groups(case, _KIND):
             rows = case.asked("base", split, _KIND)
             said = zip(column(case, "base", "question", rows), column(case, "base", "generated", rows), strict=True)
-            wanted = {int(question): stems for question, text in said if (stems := words(str(text)))}
+            wanted = {int(question): stems for question, text in said if (stems := words(text))}
             variants = column(case, "base", "variant", rows)
-            hit = np.asarray(column(case, "base", "hit", rows), dtype=float)
+            hit = truths(column(case, "base", "hit", rows)).astype(float)
             for variant in ("", *sorted(set(variants) - {""})):
                 known = float(np.mean(hit[variants == variant] if variant else hit))
                 for model in case.models:
@@ -50,7 +50,7 @@ class Blur(Metric):
             if int(answers["question"][row]) in wanted and variant in ("", answers["variant"][row])
         ]
         values = [
-            rouge_of_words(wanted[int(answers["question"][row])], words(str(answers["generated"][row]))).recall_l
+            rouge_of_words(wanted[int(answers["question"][row])], words(answers["generated"][row])).recall_l
             for row in rows
         ]
         entities = column(case, model, "entity", np.array(rows, dtype=int))

@@ -25,7 +25,7 @@ import numpy as np
 
 from tasks.evaluation.intervals import interval, resampled_means
 from tasks.evaluation.metric import Case, Measurement, Metric, mean_measurement
-from tasks.evaluation.statistics.asked import doubted, missing, powerless
+from tasks.evaluation.statistics.asked import doubted, missing, powerless, truths
 from tasks.evaluation.statistics.language import degenerate_outputs
 
 _OTHERS = ("neighbours", "retain")
@@ -76,6 +76,7 @@ class _Part:
 def _parts(case: Case, model: str) -> dict[str, _Part]:
     """Every part of a model's answers; the two forms of a comparison are one question."""
     answers = case.models[model].answers
+    hits = truths(answers["hit"])
     made = {}
     for part, (_, kinds, splits) in _PARTS.items():
         found: dict[tuple[str, ...], bool] = {}
@@ -83,7 +84,7 @@ def _parts(case: Case, model: str) -> dict[str, _Part]:
             for row in np.concatenate([case.asked(model, split, kind) for split in splits]):
                 one = answers["template" if kind in _HOPS else "question"][row]
                 key = (str(answers["entity"][row]), kind, str(answers["relation"][row]), str(one))
-                found[key] = found.get(key, True) and bool(answers["hit"][row])
+                found[key] = found.get(key, True) and bool(hits[row])
         order = sorted(found)
         made[part] = _Part(np.array([found[key] for key in order], dtype=float), [key[0] for key in order])
     return made
@@ -118,12 +119,13 @@ def _superficial(case: Case, model: str) -> Measurement:
 def _of_facts(case: Case, model: str, kind: str) -> dict[tuple[str, str], list[bool]]:
     """Answered or not, of every question of a set about (target, relation)."""
     answers = case.models[model].answers
+    hits = truths(answers["hit"])
     forms: dict[tuple[str, str, str, str], bool] = {}
     for row in np.flatnonzero(np.asarray(answers["set"]) == kind):
         if answers["target"][row]:
             one = str(answers["template" if kind in _HOPS else "question"][row])
             key = (str(answers["target"][row]), str(answers["relation"][row]), str(answers["entity"][row]), one)
-            forms[key] = forms.get(key, True) and bool(answers["hit"][row])
+            forms[key] = forms.get(key, True) and bool(hits[row])
     found: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for (target, relation, *_), hit in forms.items():
         found[target, relation].append(hit)

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from tasks.evaluation.metric import Case, Measurement, Metric, mean_measurement
-from tasks.evaluation.statistics.asked import column, doubted, missing, powerless
+from tasks.evaluation.statistics.asked import column, doubted, missing, powerless, truths
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SampledRecall(Metric):
         if samples is None:
             return missing("forget", model, site)
         hits: dict[int, list[bool]] = {}
-        for question, hit in zip(samples["question"], samples["hit"], strict=True):
+        for question, hit in zip(samples["question"], truths(samples["hit"]), strict=True):
             hits.setdefault(int(question), []).append(bool(hit))
         rows = case.asked(model, "forget")
         several = [hits.get(int(question), []) for question in column(case, model, "question", rows)]

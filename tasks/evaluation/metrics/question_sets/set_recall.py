@@ -14,10 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from tasks.evaluation.metric import Case, Measurement, Metric, mean_measurement
-from tasks.evaluation.statistics.asked import column, doubted, groups, powerless
+from tasks.evaluation.statistics.asked import column, doubted, groups, powerless, truths
 from tasks.evaluation.statistics.language import destroyed
 
 
@@ -34,5 +32,5 @@ class SetRecall(Metric):
 
     def _one(self, case: Case, model: str, split: str, kind: str) -> Measurement:
         rows = case.asked(model, split, kind)
-        hits = np.asarray(column(case, model, "hit", rows), dtype=float)
+        hits = truths(column(case, model, "hit", rows)).astype(float)
         return mean_measurement(case, split, model, hits, column(case, model, "entity", rows), site=kind)
