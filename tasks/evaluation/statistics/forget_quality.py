@@ -50,15 +50,15 @@ def log10_p(distance: float, count: int) -> float:
     from scipy.stats import ks_2samp
 
     steps = round(distance * count)
+    if steps == 0:
+        return 0.0
     if steps >= count:
-        return (math.log(2) - _log_binomial(2 * count, count)) / math.log(10) if count else 0.0
+        return min(0.0, (math.log(2) - _log_binomial(2 * count, count)) / math.log(10))
     shifted = np.arange(count)  # two even rows, one ahead of the other by D
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         p = ks_2samp(shifted, shifted + (steps - 0.5), method="exact" if count <= _EXACT_UP_TO else "asymp").pvalue
-    if steps == 0:
-        return 0.0
-    return math.log10(p) if p > 0 else (math.log(2) - distance**2 * count) / math.log(10)
+    return min(0.0, math.log10(p) if p > 0 else (math.log(2) - distance**2 * count) / math.log(10))
 
 
 def _log_binomial(n: int, k: int) -> float:
