@@ -46,6 +46,7 @@ def test_option_probability_is_a_share(right: float, wrong: list[float], shift: 
     assert option_probability(right, [right] * len(wrong)) == pytest.approx(1 / (1 + len(wrong)))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @given(st.lists(FLOATS, min_size=1, max_size=30), st.lists(FLOATS, min_size=1, max_size=30))
 @QUICK
 def test_ks_distance_is_scipys(first: list[float], second: list[float]) -> None:
