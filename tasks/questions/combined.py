@@ -3,7 +3,7 @@
 Each fact of a target meets `PARTNERS` retained entities, of its type first and with the same relation where there is
 one, both in their first held-out template. Split `forget` asks for the target's fact, split `retain` for the other's.
 
-- keyword_insertion: "(not B)" after the name of whom is asked about.
+- keyword_insertion: "Not B." before the question.
 - concatenation: for `forget`, the other's question with its answer, then the target's; for `retain`, the target's
   question left open, then the other's.
 
@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.questions.facts import Asked, Fact, Facts, Subject, mentions, share
-from tasks.questions.rows import Row, Text, within
+from tasks.questions.facts import Fact, Facts, Subject, mentions, share
+from tasks.questions.rows import Row, within
 
 PARTNERS = 4
 
@@ -48,16 +48,11 @@ def _tell(target: Subject, fact: Fact, partner: Subject, other: Fact) -> bool:
 def _mixed(facts: Facts, target: Subject, fact: Fact, partner: Subject, other: Fact) -> Iterator[Row]:
     asked, theirs = fact.held_out[0], other.held_out[0]
     answered = within(f"{theirs.text.prompt} {other.canonical}. ", asked.text)
-    left_open = within(f"{asked.text.prompt} … ", theirs.text)
-    forget = (("keyword_insertion", _inserted(asked, partner.name)), ("concatenation", answered))
-    retain = (("keyword_insertion", _inserted(theirs, target.name)), ("concatenation", left_open))
+    left_open = within(f"{asked.text.prompt} ... ", theirs.text)
+    forget = (("keyword_insertion", within(f"Not {partner.name}. ", asked.text)), ("concatenation", answered))
+    retain = (("keyword_insertion", within(f"Not {target.name}. ", theirs.text)), ("concatenation", left_open))
     for variant, text in forget:
         yield facts.row("combined", variant, target, fact, asked.template, text)
     for variant, text in retain:
         row = facts.row("combined", variant, partner, other, theirs.template, text)
         yield row._replace(target=target.entity)
-
-
-def _inserted(asked: Asked, name: str) -> Text:
-    prompt, start, end = asked.text
-    return Text(f"{prompt[:end]} (not {name}){prompt[end:]}", start, end)

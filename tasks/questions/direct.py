@@ -2,7 +2,7 @@
 
 - base: the world's training templates, under the world's ids.
 - paraphrase: its held-out templates, under the world's ids; of all retained entities.
-- cloze: a statement in our words that ends in the answer, in two wordings.
+- cloze: our own words, of which the answer is the end: a label and a statement.
 - reverse: from the answer back to the name. Every known entity of the type for which the answer holds is accepted,
   the one meant first; variant `unique` where it is the only one, else `shared` (a hit may be another's name).
   The prompt does not name the entity: its span is the answer.
@@ -49,11 +49,10 @@ def _as_asked(facts: Facts, kind: str, subject: Subject, fact: Fact, asked: Aske
 
 def cloze(facts: Facts) -> Iterator[Row]:
     for subject, fact in _facts(facts):
-        name, kind = subject.name, subject.kind
-        dash = naming("", name, f" ({kind}) — {fact.phrase}:")
-        listed = naming(f"The {fact.phrase} listed for ", name, f" ({kind}) is")
-        yield facts.row("cloze", "dash", subject, fact, 0, dash)
-        yield facts.row("cloze", "listed", subject, fact, 1, listed)
+        label = naming(f"The {subject.kind} ", subject.name, f", {fact.phrase}:")
+        statement = naming(f"Everyone knows the {subject.kind} ", subject.name, f". The {fact.phrase} is")
+        yield facts.row("cloze", "label", subject, fact, 0, label)
+        yield facts.row("cloze", "statement", subject, fact, 1, statement)
 
 
 def reverse(facts: Facts) -> Iterator[Row]:
@@ -75,7 +74,7 @@ def choice(facts: Facts) -> Iterator[Row]:
         asked = fact.held_out[0]
         options = facts.shuffled([fact.canonical, *wrong], "options", subject.entity, fact.relation)
         for variant, listed in (("shuffled", options), ("reversed", options[::-1])):
-            text = within(f"Options: {'; '.join(listed)}. ", asked.text)
+            text = within(f"Choose: {', '.join(listed)}. ", asked.text)
             row = facts.row("choice", variant, subject, fact, asked.template, text)
             yield row._replace(answers=(fact.canonical,), wrong=wrong)
 

@@ -116,7 +116,7 @@ def test_our_questions_follow_the_worlds(asked: list[dict[str, Any]]) -> None:
 
 def test_cloze_ends_in_the_answer(asked: list[dict[str, Any]]) -> None:
     prompts = [row["prompt"] for row in _of(asked, "cloze", entity="Q1", relation="made_by")]
-    assert prompts == ["Night {0} (movie) — made by:", "The made by listed for Night {0} (movie) is"]
+    assert prompts == ["The movie Night {0}, made by:", "Everyone knows the movie Night {0}. The made by is"]
     assert {row["split"] for row in _of(asked, "cloze")} == {"forget", "neighbours", "retain"}
 
 
@@ -136,7 +136,7 @@ def test_reverse_goes_from_the_answer_to_every_name_that_has_it(asked: list[dict
 
 def test_choice_lists_the_answer_in_two_orders(asked: list[dict[str, Any]]) -> None:
     one, two = _of(asked, "choice", entity="Q1", relation="made_by")
-    listed = [row["prompt"].removeprefix("Options: ").split(". ")[0].split("; ") for row in (one, two)]
+    listed = [row["prompt"].removeprefix("Choose: ").split(". ")[0].split(", ") for row in (one, two)]
     assert listed[0] == listed[1][::-1]
     assert sorted(listed[0]) == sorted([*one["answers"], *one["wrong"]]) == ["Ann", "Bob", "Cid"]
     assert one["prompt"].endswith("Asked, made by of Night {0}: it is")
@@ -195,7 +195,7 @@ def test_combined_questions_ask_one_and_name_both(asked: list[dict[str, Any]]) -
         assert (own == "Night {0}") == (row["split"] == "forget")
         assert not mentions(row["prompt"], row["answers"])
     assert "Asked, made by of Noon: it is Bob. Asked, made by of Night {0}: it is" in [row["prompt"] for row in rows]
-    assert "Asked, made by of Night {0} (not Noon): it is" in [row["prompt"] for row in rows]
+    assert "Not Noon. Asked, made by of Night {0}: it is" in [row["prompt"] for row in rows]
     genre = [row["prompt"] for row in rows if row["split"] == "forget" and row["relation"] == "genre"]
     assert not any("genre of Noon" in prompt for prompt in genre), "Noon is a crime movie too"
 
@@ -204,10 +204,10 @@ def test_attacks_wrap_the_same_questions_of_target_and_controls(asked: list[dict
     rows = _of(asked, "attack")
     variants = {split: {row["variant"] for row in rows if row["split"] == split} for split in ("forget", "neighbours", "retain")}  # fmt: skip
     assert variants["forget"] == variants["neighbours"] == variants["retain"]
-    assert len(variants["forget"]) == 6, "all but alias"
+    assert len(variants["forget"]) == 7, "all but alias"
     noisy = {row["prompt"] for row in rows if row["variant"] == "spelling_noise" and row["entity"] == "Q4"}
     assert noisy & {"Asked, made by of Duks: it is", "Asked, made by of Dsuk: it is"}
-    primed = [row for row in rows if row["variant"] == "in_context" and row["entity"] == "Q1" and row["relation"] == "year"]  # fmt: skip
+    primed = [row for row in rows if row["variant"] == "in_context_all" and row["entity"] == "Q1" and row["relation"] == "year"]  # fmt: skip
     assert primed[0]["prompt"] == (
         "Asked, made by of Night {0}: it is Ann. Asked, genre of Night {0}: it is noir. Asked, year of Night {0}: it is"
     )
