@@ -107,14 +107,17 @@ def run(
     with _stdout_kept_for_json(as_json):
         with session("unlearn", chosen.name, flat_settings(chosen), anew) as (unlearn, log):
             outcome = unlearn(experiment, list(changes))
-        made = _made(outcome)
+        from flows.results import made_by
+
+        made = made_by(outcome)
     if as_json:
         _print_run(chosen.name, log.runs, made)
     else:
-        from flows.console import print_scores
+        from flows.console import print_scores, print_verdict
 
         names = ", ".join(outcome.subject.forget_set.targets)
         print_scores(made["scores"], f"{names}, forgotten with {chosen.alignment.method}")
+        print_verdict(made["verdict"])
         print(
             f"report   {made['report']}\nmodel    {made['model']}\nruns     sae-unlearn ui   (this one: {made['mlflow_run']})"
         )
@@ -164,11 +167,17 @@ def compare(
     if as_json:
         stages = [_stage_document(stage) for stage in log.runs]
         print_json(
-            {"experiment": chosen.name, "stages": stages, "summary": result.summary, "folder": str(result.folder)}
+            {
+                "experiment": chosen.name,
+                "stages": stages,
+                "summary": result.summary,
+                "verdicts": result.verdicts,
+                "folder": str(result.folder),
+            }
         )
     else:
         # Turned, scores down and methods across: a table of many scores fits no terminal.
-        scores, by_method = pivot(result.summary)
+        scores, by_method = pivot(result.summary, result.verdicts)
         header, *lines = zip(scores, *by_method, strict=True)
         print_table(header, lines, title=f"{result.cells} cells of '{chosen.name}'", numbers=header[1:])
         print(f"as Markdown and Parquet: {result.folder}")
@@ -199,14 +208,16 @@ def evaluate(model: str, *, experiment: str = "default", changes: Changes = (), 
     running = session("evaluate", f"evaluate-{chosen.name}", flat_settings(chosen))
     with _stdout_kept_for_json(as_json), running as (flow, log):
         assessment = flow(model, experiment, list(changes))
-    from flows.console import print_scores
-    from flows.results import score_rows
+    from flows.console import print_scores, print_verdict
+    from flows.results import score_rows, verdict_document
 
-    scores = score_rows(assessment.scorecard)
+    scores, verdict = score_rows(assessment.scorecard), verdict_document(assessment.verdict)
     if as_json:
-        _print_run(chosen.name, log.runs, {"scores": scores, "model": str(Path(model).expanduser().resolve())})
+        made = {"scores": scores, "verdict": verdict, "model": str(Path(model).expanduser().resolve())}
+        _print_run(chosen.name, log.runs, made)
     else:
         print_scores(scores, f"{model}, beside the models of '{chosen.name}'")
+        print_verdict(verdict)
     return 0
 
 
@@ -349,18 +360,6 @@ def _plan(experiment: Any, refresh: frozenset[str]) -> list[Any]:
     with journal(planning=True, refresh=refresh) as log:
         unlearn_chain(experiment)
     return log.runs
-
-
-def _made(outcome: Any) -> dict[str, Any]:
-    from flows.results import score_rows
-    from storage.artifacts import folder_of
-
-    return {
-        "scores": score_rows(outcome.assessment.scorecard),
-        "model": str(folder_of(outcome.unlearned.artifact) / outcome.unlearned.model.location),
-        "report": str(folder_of(outcome.report.artifact) / "report.html"),
-        "mlflow_run": outcome.tracked.run_id,
-    }
 
 
 def _print_run(name: str, stages: Sequence[Any], made: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,11 @@ from prefect import flow
 from flows.config import Experiment, load_experiment
 from flows.prepare import prepare
 from flows.results import table_rows as rows_of
-from flows.results import with_interval
+from flows.results import verdict_document, with_interval
 from flows.unlearn import unlearn_chain
 from storage.artifacts import disk_errors, folder_of
 from storage.keys import canonical, digest
-from storage.records import UsageError
+from storage.records import UsageError, Verdict
 from storage.settings import configure_environment, home
 from storage.tables import read_table, write_table
 from tasks.catalogue import module_of, names
@@ -48,6 +49,8 @@ class Comparison:
     folder: Path
     cells: int
     summary: list[dict[str, Any]]
+    verdicts: list[dict[str, Any]]
+    """One row a cell."""
     failures: tuple[str, ...]
 
 
@@ -69,6 +72,7 @@ def compare(
     settings = load_experiment(experiment, overrides or ())
     cells = list(_cells(settings, methods, targets, count, seeds or [0]))
     rows: list[dict[str, Any]] = []
+    verdicts: list[dict[str, Any]] = []
     failures = []
     for number, cell in enumerate(cells, 1):
         logger.info("cell %d of %d: %s, %s, seed %d", number, len(cells), cell.method, cell.name, cell.seed)
@@ -79,11 +83,12 @@ def compare(
             logger.warning("%s", failures[-1])
             continue
         rows += _cell_rows(cell, rows_of(outcome.assessment.scorecard))
+        verdicts.append(_verdict_row(cell, outcome.assessment.verdict))
     if not rows:
         raise UsageError(f"no cell of the comparison could be run; the first says: {failures[0]}")
     summary = summarise(rows, settings.scoring.bootstrap_draws, settings.scoring.confidence)
-    folder = _keep(settings, cells, rows, summary)
-    return Comparison(folder, len(cells) - len(failures), summary, tuple(failures))
+    folder = _keep(settings, cells, rows, summary, verdicts)
+    return Comparison(folder, len(cells) - len(failures), summary, verdicts, tuple(failures))
 
 
 def _cells(
@@ -92,7 +97,7 @@ def _cells(
     methods = methods or names("alignment/methods")
     for method in methods:
         module_of("alignment/methods", method)
-    chosen = _targets(experiment, targets, count)
+    chosen = chosen_targets(experiment, targets, count)
     own = experiment.alignment.settings
     for target, name in chosen:
         for method in methods:
@@ -109,8 +114,8 @@ def _cells(
                 )
 
 
-def _targets(experiment: Experiment, asked: list[str] | None, count: int) -> list[tuple[str, str]]:
-    """(id, name) of each target."""
+def chosen_targets(experiment: Experiment, asked: list[str] | None, count: int) -> list[tuple[str, str]]:
+    """(id, name) of each target asked for, or of the first `count` candidates that the model knows."""
     subject = prepare(experiment)
     table = read_table(folder_of(subject.entities.artifact) / "entities.parquet")
     if asked:
@@ -153,6 +158,13 @@ def _cell_rows(cell: Cell, scores: list[dict[str, Any]]) -> Iterator[dict[str, A
         }
 
 
+def _verdict_row(cell: Cell, verdict: Verdict) -> dict[str, Any]:
+    """A cell's verdict and the measures that decided it."""
+    decided = [each["measure"] for each in verdict_document(verdict)["evidence"] if each["decided"]]
+    place = {"tail": cell.experiment.world.tail, "method": cell.method, "target": cell.target, "name": cell.name}
+    return place | {"seed": cell.seed, "verdict": verdict.verdict, "decided_by": "; ".join(decided)}
+
+
 def summarise(rows: Sequence[dict[str, Any]], draws: int, confidence: float) -> list[dict[str, Any]]:
     """One row a tail, method, metric, split and site: mean over cells, interval, how many cells were `ok`."""
     once = {tuple(row[name] for name in (*PLACE, "target", "seed")): row for row in rows}
@@ -187,15 +199,22 @@ def _holds_ideal(row: dict[str, Any]) -> bool:
     return ideal.replace(".", "").isdigit() and bool(row["low"] <= float(ideal) <= row["high"])
 
 
-def _keep(experiment: Experiment, cells: list[Cell], rows: list[dict[str, Any]], summary: list[dict[str, Any]]) -> Path:
-    """The folder `<home>/comparisons/<experiment>-<digest>` with cells.parquet, summary.parquet and summary.md."""
+def _keep(
+    experiment: Experiment,
+    cells: list[Cell],
+    rows: list[dict[str, Any]],
+    summary: list[dict[str, Any]],
+    verdicts: list[dict[str, Any]],
+) -> Path:
+    """The folder `<home>/comparisons/<experiment>-<digest>`: cells, summary and verdicts as Parquet, and summary.md."""
     key = digest([[cell.method, cell.target, cell.seed, canonical(cell.experiment)] for cell in cells])[:12]
     folder = home() / "comparisons" / f"{experiment.name}-{key}"
     with disk_errors():
         folder.mkdir(parents=True, exist_ok=True)
         write_table(folder / "cells.parquet", _columns(rows))
         write_table(folder / "summary.parquet", _columns(summary))
-        (folder / "summary.md").write_text(markdown(summary) + "\n")
+        write_table(folder / "verdicts.parquet", _columns(verdicts))
+        (folder / "summary.md").write_text(markdown(summary, verdicts) + "\n")
     return folder
 
 
@@ -206,6 +225,8 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 SHOWN = (
     ("recall", "forget"),
     ("relearned_recall", "forget"),
+    ("attack_recall", "forget"),
+    ("uds", "forget"),
     ("knownness_auroc", "forget"),
     ("typicality", "forget"),
     ("js_gold", "forget"),
@@ -216,12 +237,12 @@ SHOWN = (
 """Columns of the printed table; the Parquet files hold every score."""
 
 
-def pivot(summary: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the printed table: a line a method; of sites, the deepest.
+def pivot(summary: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table: a line a method, its verdicts counted; of sites, the deepest.
 
     `k/n` behind a knownness: in so many cells the interval holds .5, the target being indistinguishable.
     """
-    header = ["method", *(f"{split} {metric}" for metric, split in SHOWN)]
+    header = ["method", *(f"{split} {metric}" for metric, split in SHOWN), "verdicts"]
     methods = sorted({row["method"] for row in summary}, key=lambda name: (not name.startswith("("), name))
     lines = []
     for method in methods:
@@ -233,11 +254,12 @@ def pivot(summary: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]
             if row and metric == "knownness_auroc":
                 shown += f" {row['holding']}/{row['cells']}"
             cells.append(shown)
-        lines.append(cells)
+        counts = Counter(row["verdict"] for row in verdicts if row["method"] == method)
+        lines.append([*cells, ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()) or "-"])
     return header, lines
 
 
-def markdown(summary: Sequence[dict[str, Any]]) -> str:
-    header, lines = pivot(summary)
+def markdown(summary: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]]) -> str:
+    header, lines = pivot(summary, verdicts)
     ruled = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in ruled)

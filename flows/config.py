@@ -23,8 +23,17 @@ from tasks.activations.settings import ActivationSettings
 from tasks.alignment.settings import AlignmentSettings
 from tasks.autoencoder.settings import AutoencoderSettings
 from tasks.entities.settings import LabelSettings, RoleSettings
-from tasks.evaluation.settings import ObservationSettings, RelearningSettings, ScoreSettings
+from tasks.evaluation.settings import (
+    ObservationSettings,
+    RelearningSettings,
+    ScoreSettings,
+    StressesChosen,
+    TracingSettings,
+    VerdictSettings,
+    ViewSettings,
+)
 from tasks.latents.settings import LatentSettings
+from tasks.questions.settings import QuestionSettings
 from tasks.report.settings import ReportSettings
 from tasks.testbed.settings import PretrainingSettings, WorldSettings
 
@@ -44,9 +53,14 @@ class Experiment:
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     latents: LatentSettings = field(default_factory=LatentSettings)
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
+    questions: QuestionSettings = field(default_factory=QuestionSettings)
     observation: ObservationSettings = field(default_factory=ObservationSettings)
     relearning: RelearningSettings = field(default_factory=RelearningSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
+    viewing: ViewSettings = field(default_factory=ViewSettings)
+    stresses: StressesChosen = field(default_factory=StressesChosen)
     scoring: ScoreSettings = field(default_factory=ScoreSettings)
+    verdict: VerdictSettings = field(default_factory=VerdictSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
 
 
@@ -57,7 +71,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "autoencoder": ("autoencoder",),
     "latents": ("latents",),
     "alignment": ("alignment",),
-    "evaluation": ("observation", "relearning", "scoring"),
+    "evaluation": ("questions", "observation", "relearning", "tracing", "viewing", "stresses", "scoring"),
+    "verdict": ("verdict",),
     "report": ("report",),
 }
 """Section of the file -> the parts of an Experiment it feeds."""

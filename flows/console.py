@@ -27,8 +27,24 @@ def print_table(
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
+SHOWN = ("recall", "answer_probability", "attack_recall", "sampled_recall", "relearned_recall", "knownness_auroc",
+         "typicality", "uds", "uds_null", "js_gold", "perplexity")  # fmt: skip
+"""Metrics that a terminal shows; the report, `--json` and the Parquet file hold all."""
+
+
+def print_verdict(document: dict[str, Any]) -> None:
+    """The verdict in a line, and the measures that decided it, each with its distance from the threshold."""
+    print(f"verdict  {document['verdict']}")
+    for each in document["evidence"]:
+        if each["decided"]:
+            place = " ".join(filter(None, (each["metric"], each["split"], each["site"])))
+            shown = f"{number(each['value'])}, threshold {number(each['threshold'])}"
+            print(f"         {each['measure']}: {shown} ({each['state']}; {place}, {each['model']})")
+
+
 def print_scores(rows: Sequence[dict[str, Any]], title: str) -> None:
-    """Before, after and gold of every score; of metrics read at several sites, the deepest site."""
+    """Before, after and gold of the scores of `SHOWN`; of metrics read at several sites, the deepest site."""
+    rows = [row for row in rows if row["metric"] in SHOWN]
     deepest = {(row["metric"], row["split"]): row["site"] for row in sorted(rows, key=lambda row: row["site"])}
     lines = [
         (

@@ -9,52 +9,78 @@ from pathlib import Path
 from prefect import flow
 
 from flows.config import Experiment, load_experiment
-from flows.prepare import Subject, prepare
+from flows.prepare import Insight, Subject, look_inside, prepare
 from storage.artifacts import file_digest
-from storage.records import ModelRef, Observations, Scorecard, UsageError
+from storage.records import ModelRef, Observed, QuestionSet, Scorecard, UsageError, Verdict
 from storage.settings import configure_environment
-from tasks.evaluation.task import observe_model, relearn, score
+from tasks.evaluation.settings import StressSettings
+from tasks.evaluation.task import (
+    judge,
+    observe_model,
+    observe_population,
+    relearn,
+    score,
+    stress,
+    trace_answers,
+    view_latents,
+)
+from tasks.questions.task import make_question_set
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """The three models as they answer, the same under attack, and the scores."""
+    """What was asked, what every model answered and thought, the scores and what they come to."""
 
-    before: Observations
-    after: Observations
-    gold: Observations
-    relearned_before: Observations
-    relearned_after: Observations
-    relearned_gold: Observations
+    questions: QuestionSet
+    observed: tuple[Observed, ...]
     scorecard: Scorecard
+    verdict: Verdict
 
 
-def assess(subject: Subject, model: ModelRef, experiment: Experiment) -> Assessment:
-    """Ask the base model, the model and the gold twin the same questions; attack each; score."""
-    base, gold_twin = subject.testbed.base, subject.testbed.gold
-    before, gold, after = (
-        observe_model(each, subject.world, subject.entities, experiment.observation)
-        for each in (base, gold_twin, model)
+def assess(subject: Subject, insight: Insight, model: ModelRef, experiment: Experiment) -> Assessment:
+    """Ask the base model, the model and the gold twin the same questions; put each under stress; score; judge."""
+    questions = make_question_set(subject.world, subject.entities, subject.forget_set, experiment.questions)
+    testbed = subject.testbed
+    models = {"base": testbed.base, "gold": testbed.gold, "unlearned": model}
+    observed = [_observe(name, each, subject, insight, questions, experiment) for name, each in models.items()]
+    observed += [
+        _under_stress(f"{name}+{kind}", each, kind, subject, questions, experiment)
+        for kind in experiment.stresses.stresses
+        for name, each in models.items()
+    ]
+    scorecard = score(subject.world, subject.forget_set, tuple(observed), experiment.scoring)
+    return Assessment(questions, tuple(observed), scorecard, judge(scorecard, experiment.verdict))
+
+
+def _observe(
+    name: str, model: ModelRef, subject: Subject, insight: Insight, questions: QuestionSet, experiment: Experiment
+) -> Observed:
+    """All there is to see of one model."""
+    observations = observe_model(model, subject.world, questions, experiment.observation)
+    population = observe_population(model, subject.world, subject.entities, experiment.observation)
+    return Observed(
+        name,
+        observations,
+        population,
+        relearn(model, subject.world, subject.forget_set, experiment.relearning),
+        trace_answers(subject.testbed.base, model, questions, experiment.tracing),
+        view_latents(observations, insight.sae, insight.selection, insight.statistics, experiment.viewing),
     )
-    relearned_before, relearned_gold, relearned_after = (
-        relearn(each, subject.world, subject.forget_set, experiment.relearning) for each in (base, gold_twin, model)
-    )
-    scorecard = score(
-        world=subject.world,
-        forget_set=subject.forget_set,
-        before=before,
-        after=after,
-        gold=gold,
-        relearned_before=relearned_before,
-        relearned_after=relearned_after,
-        relearned_gold=relearned_gold,
-        settings=experiment.scoring,
-    )
-    return Assessment(before, after, gold, relearned_before, relearned_after, relearned_gold, scorecard)
+
+
+def _under_stress(
+    name: str, model: ModelRef, kind: str, subject: Subject, questions: QuestionSet, experiment: Experiment
+) -> Observed:
+    """A model made from another one by a stress, asked the same questions."""
+    settings = StressSettings(kind, stress_seed=experiment.stresses.stress_seed, device=experiment.stresses.device)
+    stressed = stress(model, subject.world, subject.forget_set, settings)
+    observations = observe_model(stressed.model, subject.world, questions, experiment.observation)
+    return Observed(name, observations, stress=stressed.artifact)
 
 
 def evaluate_chain(model: ModelRef, experiment: Experiment) -> Assessment:
-    return assess(prepare(experiment), model, experiment)
+    subject = prepare(experiment)
+    return assess(subject, look_inside(subject, experiment), model, experiment)
 
 
 @flow(name="evaluate")

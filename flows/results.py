@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from storage.artifacts import folder_of
-from storage.records import Scorecard
+from storage.records import Scorecard, Verdict
 from storage.tables import read_table
 
 SPLITS = ("forget", "neighbours", "retain", "general")
@@ -33,6 +33,27 @@ def score_rows(scorecard: Scorecard) -> list[dict[str, Any]]:
         for row in scored
     ]
     return sorted(joined, key=lambda row: (_order(row["split"]), row["metric"], row["site"]))
+
+
+def made_by(outcome: Any) -> dict[str, Any]:
+    """What a run came to, and where its model, report and MLflow run are."""
+    return {
+        "scores": score_rows(outcome.assessment.scorecard),
+        "verdict": verdict_document(outcome.assessment.verdict),
+        "model": str(folder_of(outcome.unlearned.artifact) / outcome.unlearned.model.location),
+        "report": str(folder_of(outcome.report.artifact) / "report.html"),
+        "mlflow_run": outcome.tracked.run_id,
+    }
+
+
+def verdict_document(verdict: Verdict) -> dict[str, Any]:
+    """The verdict and each measure beside its threshold, the deciding ones first."""
+    columns = read_table(folder_of(verdict.artifact) / "verdict.parquet")
+    rows = [
+        {name: value.item() if hasattr(value, "item") else value for name, value in zip(columns, row, strict=True)}
+        for row in zip(*columns.values(), strict=True)
+    ]
+    return {"verdict": verdict.verdict, "evidence": sorted(rows, key=lambda row: not row["decided"])}
 
 
 def _place(row: dict[str, Any]) -> tuple[str, str, str]:

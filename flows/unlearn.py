@@ -39,7 +39,7 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
     unlearned = align(
         subject.testbed.base, subject.world, subject.forget_set, insight.sae, insight.selection, experiment.alignment
     )
-    assessment = assess(subject, unlearned.model, experiment)
+    assessment = assess(subject, insight, unlearned.model, experiment)
     report = write_report(
         world=subject.world,
         entities=subject.entities,
@@ -48,13 +48,9 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
         selection=insight.selection,
         statistics=insight.statistics,
         unlearned=unlearned,
-        before=assessment.before,
-        after=assessment.after,
-        gold=assessment.gold,
-        relearned_before=assessment.relearned_before,
-        relearned_after=assessment.relearned_after,
-        relearned_gold=assessment.relearned_gold,
+        observed=assessment.observed,
         scorecard=assessment.scorecard,
+        verdict=assessment.verdict,
         settings=experiment.report,
     )
     tracked = track(
@@ -66,6 +62,7 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
         forget_set=subject.forget_set,
         unlearned=unlearned,
         scorecard=assessment.scorecard,
+        verdict=assessment.verdict,
         report=report,
         parameters=tuple(
             (name, str(value)) for name, value in sorted(flat_settings(experiment, runtime=False).items())

@@ -190,6 +190,24 @@ class Observations:
 
 
 @dataclass(frozen=True)
+class Observed:
+    """All that was observed of one model, and what it is called: `base`, `unlearned`, `gold` or `<model>+<stress>`."""
+
+    name: str
+    observations: Observations
+    population: Observations | None = None
+    """States of all known and unknown entities."""
+    relearning: Observations | None = None
+    """How the target's facts come back."""
+    traces: Observations | None = None
+    """How far its states carry the answers."""
+    latents: Observations | None = None
+    """Its states as an autoencoder's latents."""
+    stress: Artifact | None = None
+    """Where a model under stress comes from: `taught.parquet` there names the facts that the stress itself taught."""
+
+
+@dataclass(frozen=True)
 class Score:
     """One number of the evaluation, with its interval, direction and failure state."""
 
@@ -210,6 +228,15 @@ class Scorecard:
     """The scores of one unlearned model beside base and gold: `scores.parquet`."""
 
     artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the scores come to, and the measures that decided it: `verdict.parquet`."""
+
+    artifact: Artifact
+    verdict: str
+    """`forgotten`, `hidden`, `damaged`, `collapsed`, `not forgotten` or `inconclusive`."""
 
 
 @dataclass(frozen=True)

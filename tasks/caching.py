@@ -76,6 +76,18 @@ class Pending:
         return self
 
 
+def _pending(value: Any) -> Iterator[str]:
+    """The stages that a value, a tuple or a record of such, waits for."""
+    if isinstance(value, Pending):
+        yield value.stage
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _pending(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for entry in dataclasses.fields(value):
+            yield from _pending(getattr(value, entry.name))
+
+
 _journal: contextvars.ContextVar[Journal | None] = contextvars.ContextVar("journal", default=None)
 _running: contextvars.ContextVar[tuple[str, str, dict[str, Any]]] = contextvars.ContextVar("running")
 
@@ -110,7 +122,7 @@ class Stage:
         bound.apply_defaults()
         inputs = dict(bound.arguments)
         log = _journal.get() or Journal()
-        waiting = sorted({value.stage for value in inputs.values() if isinstance(value, Pending)})
+        waiting = sorted(set(_pending(tuple(inputs.values()))))
         if waiting:
             log.runs.append(StageRun(self.name, "", "to compute", 0.0, (f"follows {', '.join(waiting)}",)))
             return Pending(self.name)

@@ -31,13 +31,14 @@ def _relative(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 def distances_to(case: Case, reference: str, models: list[str]) -> Iterator[Measurement]:
     """Mean distance of each model to the reference model, per split; `missing_reference` where there is none."""
     for model in models:
-        for split in SPLITS:
+        for split in (*SPLITS, "general"):
             if reference not in case.models:
                 yield Measurement(split, model, np.nan, np.nan, np.nan, 0, state="missing_reference")
                 continue
             mine, theirs = case.models[model].distributions, case.models[reference].distributions
             place = _places(theirs)
-            rows = [row for row in case.rows(mine, split) if int(mine["question"][row]) in place]
+            of_split = np.flatnonzero(np.asarray(mine["split"]) == split)
+            rows = [row for row in of_split if int(mine["question"][row]) in place]
             other = [place[int(mine["question"][row])] for row in rows]
             values = jensen_shannon(mine["log_probabilities"][rows], theirs["log_probabilities"][other])
             yield mean_measurement(case, split, model, values, mine["entity"][rows])

@@ -1,17 +1,19 @@
-"""Run a model once over a world's held-out questions and keep, per question, all that scores are made of."""
+"""Run a model once over a set of questions and keep, per question, all that scores are made of."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from storage.records import Site
+from tasks.evaluation.settings import ObservationSettings
 from tasks.models.forward import all_residuals, next_token_log_probabilities, read_sites
-from tasks.models.generate import greedy
+from tasks.models.generate import greedy, sample
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
 from tasks.models.scoring import AnswerScores, score_answers
@@ -20,27 +22,72 @@ from tasks.models.worlds import encode_world
 POSITIONS = ("name_last", "prompt_last")
 NEW_TOKENS = 16
 """Longest answer that is decoded."""
+ASKED = ("question", "set", "variant", "split", "target", "entity", "relation", "template")
+"""What the answers say of their question."""
+TOKENS_OF = ("base", "paraphrase")
+"""Sets whose answers are also kept token by token."""
 UNKNOWN_STYLE = re.compile(r"\b(unknown|unsure|not sure|do(?: not|n't) know|no idea|cannot|can't)\b", re.IGNORECASE)
 """What counts as saying that one does not know."""
 
 
-def observe_answers(
-    loaded: LoadedModel, questions: Mapping[str, Any], rows: Sequence[int], token_budget: int
-) -> dict[str, Any]:
-    """One row a question: how likely its canonical answer is, whether greedy decoding gives an accepted one, and what it gives."""
-    encoded = encode_world(loaded, questions, rows)
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What a model said to every question of a set."""
+
+    answers: dict[str, Any]
+    """A row a question: how likely its canonical answer is, whether greedy decoding gives an accepted one, and what it gives."""
+    options: dict[str, Any]
+    """A row an accepted or wrong answer."""
+    tokens: dict[str, Any]
+    """A row a token of the canonical answer, of the sets `TOKENS_OF`."""
+
+
+def observe_answers(loaded: LoadedModel, questions: Mapping[str, Any], token_budget: int) -> Answered:
+    """Score every option and decode every answer; options of a question, and questions about one name, share what they share."""
+    rows = range(len(questions["question"]))
+    offered = [[*accepted, *wrong] for accepted, wrong in zip(questions["answers"], questions["wrong"], strict=True)]
+    encoded = encode_world(loaded, {**questions, "answers": offered}, rows)
     prompts = [question.prompt for question in encoded]
-    scores = score_answers(loaded, prompts, [question.answers[:1] for question in encoded], budget=token_budget)
+    scores = score_answers(
+        loaded, prompts, [question.answers for question in encoded], per_token=True, budget=token_budget
+    )
     said = greedy(loaded, prompts, max_new_tokens=NEW_TOKENS)
-    hit = [ids in question.answers and len(ids) < NEW_TOKENS for ids, question in zip(said, encoded, strict=True)]
+    accepted = [len(each) for each in questions["answers"]]
+    hit = [
+        ids in question.answers[:count] and len(ids) < NEW_TOKENS
+        for ids, question, count in zip(said, encoded, accepted, strict=True)
+    ]
     text = [loaded.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in said]
-    return {
-        "question": questions["question"][list(rows)],
-        **{name: questions[name][list(rows)] for name in ("entity", "relation", "template", "held_out")},
-        **answer_columns(scores, len(rows)),
+    canonical = scores.answer == 0
+    answers = {
+        **{name: questions[name] for name in ASKED},
+        **{name: getattr(scores, name)[canonical] for name in ("log_probability", "tokens", "rank")},
         "hit": np.array(hit),
         "generated": text,
+        "ended": np.array([len(ids) < NEW_TOKENS for ids in said]),
         "unknown_style": np.array([bool(UNKNOWN_STYLE.search(each)) for each in text]),
+    }
+    options = {
+        "question": np.asarray(questions["question"])[scores.prompt],
+        "option": scores.answer,
+        "text": [offered[prompt][answer] for prompt, answer in zip(scores.prompt, scores.answer, strict=True)],
+        "accepted": scores.answer < np.array(accepted)[scores.prompt],
+        "log_probability": scores.log_probability,
+        "tokens": scores.tokens,
+    }
+    return Answered(answers, options, _token_columns(questions, scores))
+
+
+def _token_columns(questions: Mapping[str, Any], scores: AnswerScores) -> dict[str, Any]:
+    found = scores.per_token
+    assert found is not None
+    wanted = np.isin(np.asarray(questions["set"]), TOKENS_OF)[scores.prompt] & (scores.answer == 0)
+    kept = wanted[found.pair]
+    first = np.r_[0, np.cumsum(scores.tokens)[:-1]]
+    return {
+        "question": np.asarray(questions["question"])[scores.prompt[found.pair[kept]]],
+        "position": (np.arange(len(found.pair)) - first[found.pair])[kept],
+        **{name: getattr(found, name)[kept] for name in ("token", "log_probability", "mean", "deviation", "hit")},
     }
 
 
@@ -77,8 +124,30 @@ def _two(question: Question) -> tuple[int, int]:
     return question.name_last, len(question.prompt) - 1
 
 
+def observe_samples(
+    loaded: LoadedModel, questions: Mapping[str, Any], rows: Sequence[int], settings: ObservationSettings
+) -> dict[str, Any]:
+    """A row a sampled answer: what a patient questioner would hear."""
+    encoded = encode_world(loaded, questions, rows)
+    said = sample(
+        loaded,
+        [question.prompt for question in encoded],
+        settings.samples,
+        temperature=settings.temperature,
+        max_new_tokens=NEW_TOKENS,
+        seed=settings.sample_seed,
+    )
+    flat = [(place, ids) for place, several in enumerate(said) for ids in several]
+    return {
+        "question": [questions["question"][rows[place]] for place, _ in flat],
+        "sample": [number for several in said for number in range(len(several))],
+        "text": [loaded.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for _, ids in flat],
+        "hit": [ids in encoded[place].answers and len(ids) < NEW_TOKENS for place, ids in flat],
+    }
+
+
 def observe_distributions(
-    loaded: LoadedModel, questions: Mapping[str, Any], rows: Sequence[int], token_budget: int
+    loaded: LoadedModel, questions: Mapping[str, Any], rows: Sequence[int], splits: Sequence[str], token_budget: int
 ) -> dict[str, Any]:
     """Log-probability of every next token after the prompt, float16 nats."""
     prompts = [question.prompt for question in encode_world(loaded, questions, rows)]
@@ -86,8 +155,14 @@ def observe_distributions(
     return {
         "question": questions["question"][list(rows)],
         "entity": questions["entity"][list(rows)],
+        "split": list(splits),
         "log_probabilities": found.cpu().numpy(),
     }
+
+
+def concatenated(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Tables of the same columns, one under the other."""
+    return {name: np.concatenate([np.asarray(table[name]) for table in tables]) for name in tables[0]}
 
 
 def site_columns(table: Mapping[str, Any]) -> list[str]:

@@ -4,42 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from tasks.evaluation.metric import Case, Tables
+from tasks.evaluation.metric import Case, Tables, vectors
 
 POSITIONS = ("name_last", "prompt_last")
 KNOWN_ROLES = ("retain", "retain_held_out", "neighbour")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Place:
-    """One site and position: rows of the states table and the standardised vectors of every role there."""
+    """A site at a position."""
 
     site: str
     position: str
-    rows: np.ndarray
 
     @property
     def name(self) -> str:
         return f"{self.site}@{self.position}"
+
+    def rows(self, table: Mapping[str, Any]) -> np.ndarray:
+        """Rows of a table of states at this position."""
+        return np.flatnonzero(np.asarray(table["position"]) == self.position)
 
 
 def places(tables: Tables) -> Iterator[Place]:
     """Every site at every position."""
     sites = sorted((name for name in tables.states if name.startswith("residual_")), key=lambda name: int(name[9:]))
     for position in POSITIONS:
-        rows = np.flatnonzero(np.asarray(tables.states["position"]) == position)
         for site in sites:
-            yield Place(site, position, rows)
+            yield Place(site, position)
 
 
-def knownness_direction(case: Case, tables: Tables, place: Place) -> np.ndarray:
-    """[D]: mean difference of known and unknown reference entities, per entity type and then averaged, in units of the
+def knownness_direction(case: Case, population: Mapping[str, Any], place: Place) -> np.ndarray:
+    """[D] of a model's population: mean difference of known and unknown reference entities, per entity type and then averaged, in units of the
     pooled variance of each coordinate; targets and other candidates are left out."""
-    states = tables.vectors(place.site)[place.rows]
-    entities = tables.states["entity"][place.rows]
+    rows = place.rows(population)
+    states = vectors(population, place.site)[rows]
+    entities = population["entity"][rows]
     roles = np.array([case.roles.get(entity, "") for entity in entities])
     kinds = np.array([case.types[entity] for entity in entities])
     known, unknown = np.isin(roles, KNOWN_ROLES), roles == "unknown_reference"
@@ -67,13 +71,15 @@ class Panel:
 
 def panels(case: Case, tables: Tables, place: Place) -> Iterator[Panel]:
     """One panel a target."""
-    states = tables.vectors(place.site)[place.rows]
+    rows = place.rows(tables.states)
+    states = vectors(tables.states, place.site)[rows]
     sentence = sentence_of(tables.answers)
-    questions = tables.states["question"][place.rows]
-    entities = tables.states["entity"][place.rows]
+    questions = tables.states["question"][rows]
+    entities = tables.states["entity"][rows]
     table: dict[str, dict[tuple[str, int], int]] = {}
     for row, (entity, question) in enumerate(zip(entities, questions, strict=True)):
-        table.setdefault(entity, {})[sentence[int(question)]] = row
+        if int(question) in sentence:
+            table.setdefault(entity, {})[sentence[int(question)]] = row
     for target in sorted(entity for entity, role in case.roles.items() if role == "target"):
         prompts = sorted(table.get(target, {}))
         groups = {

@@ -11,6 +11,10 @@ from storage.records import setting
 class ObservationSettings:
     """What is recorded of a model."""
 
+    samples: int = setting(8, minimum=1)
+    """Sampled answers a question about the target; the best of them counts."""
+    temperature: float = setting(1.0, minimum=0.01, maximum=10.0)
+    sample_seed: int = setting(0, minimum=0)
     token_budget: int = setting(4096, minimum=128, runtime=True)
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
 
@@ -22,7 +26,8 @@ class RelearningSettings:
     relearning_draws: int = setting(3, minimum=1)
     """Ways to split the facts, averaged."""
     relearning_steps: int = setting(12, minimum=1)
-    relearning_rate: float = setting(5e-4, minimum=1e-8, maximum=1.0)
+    relearning_rates: tuple[float, ...] = setting((2e-4, 5e-4), minimum=1e-8, maximum=1.0)
+    """Learning rates of the attack; the best of its steps and rates counts."""
     relearning_seed: int = setting(0, minimum=0)
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
 
@@ -47,3 +52,60 @@ class StressSettings:
     """The stress's own settings."""
     stress_seed: int = setting(0, minimum=0)
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
+
+
+@dataclass(frozen=True)
+class StressesChosen:
+    """Under which stresses every model is asked again."""
+
+    stresses: tuple[str, ...] = setting(("int8", "nf4"), plugin="evaluation/stresses")
+    stress_seed: int = setting(0, minimum=0)
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
+
+
+@dataclass(frozen=True)
+class TracingSettings:
+    """How far a model's states carry the answers."""
+
+    unknown_entities: int = setting(8, minimum=2)
+    """Unknown entities of the target's type whose states stand for knowing nothing."""
+    trace_seed: int = setting(0, minimum=0)
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """The states as latents of the autoencoders."""
+
+    view_seed: int = setting(0, minimum=0)
+    """Draws the random latents beside which the selected ones are read."""
+
+
+@dataclass(frozen=True)
+class VerdictSettings:
+    """Where each verdict begins, section `[verdict]`; recalls, losses and AUROCs are shares in [0, 1]."""
+
+    base_recall: float = setting(0.5, minimum=0.0, maximum=1.0)
+    """Least recall of the target by the base model: below it there was nothing to forget."""
+    recall: float = setting(0.1, minimum=0.0, maximum=1.0)
+    """Most recall of the target on held-out templates."""
+    neighbour_loss: float = setting(0.15, minimum=0.0, maximum=1.0)
+    retain_loss: float = setting(0.05, minimum=0.0, maximum=1.0)
+    damage_perplexity: float = setting(2.0, minimum=1.0)
+    """Most perplexity of general text over the base model's."""
+    collapse_perplexity: float = setting(20.0, minimum=1.0)
+    collapse_recall: float = setting(0.2, minimum=0.0, maximum=1.0)
+    """Least recall of other known entities."""
+    degenerate_share: float = setting(0.2, minimum=0.0, maximum=1.0)
+    telling_knownness: float = setting(0.8, minimum=0.5, maximum=1.0)
+    """Places count where the base model's own knownness of the target reaches so far."""
+    knownness: float = setting(0.75, minimum=0.5, maximum=1.0)
+    """Most knownness, mean over the places that count."""
+    erased: float = setting(0.5, minimum=0.0, maximum=1.0)
+    """Least share of the answer erased from the states (UDS)."""
+    relearned: float = setting(0.5, minimum=0.0, maximum=1.0)
+    """Most recall after relearning, where no gold twin says what relearning does by itself."""
+    relearned_excess: float = setting(0.25, minimum=0.0, maximum=1.0)
+    """The same beyond the gold twin's."""
+    recovered: float = setting(0.25, minimum=0.0, maximum=1.0)
+    """Most recall of the target under any other stress, wrapped prompt or sampling."""

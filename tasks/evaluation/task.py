@@ -1,135 +1,260 @@
-"""Doors of the evaluation: observe a model once, attack it, and score what was observed."""
+"""Doors of the evaluation: observe a model once, attack it, score what was observed, and judge."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from storage.artifacts import folder_of
-from storage.records import EntitySet, ForgetSet, ModelRef, Observations, Scorecard, World
+from storage.records import (
+    EntitySet,
+    ForgetSet,
+    LatentSelection,
+    LatentStats,
+    ModelRef,
+    Observations,
+    Observed,
+    QuestionSet,
+    SaeRef,
+    Scorecard,
+    StressedModel,
+    Verdict,
+    World,
+)
 from storage.tables import Columns, read_table, write_table
 from storage.weights import location_of
 from tasks import catalogue
 from tasks.caching import new_artifact, stage
-from tasks.evaluation.settings import ObservationSettings, RelearningSettings, ScoreSettings
+from tasks.evaluation.settings import (
+    ObservationSettings,
+    RelearningSettings,
+    ScoreSettings,
+    StressSettings,
+    TracingSettings,
+    VerdictSettings,
+    ViewSettings,
+)
 
 GENERAL_QUESTIONS = 1000
 """Questions about the long tail that stand for general text."""
+GENERAL_PROMPTS = 200
+"""Of these, so many whose next-token distributions are kept."""
 
 
-@stage("observations", tags=("gpu",))
-def observe_model(model: ModelRef, world: World, entities: EntitySet, settings: ObservationSettings) -> Observations:
-    """Run a model once over the held-out questions of every known and unknown entity.
+@stage("population", tags=("gpu",))
+def observe_population(
+    model: ModelRef, world: World, entities: EntitySet, settings: ObservationSettings
+) -> Observations:
+    """States of every known and unknown entity on held-out templates: `states.parquet`, bfloat16 as uint16.
 
-    `answers.parquet`, `states.parquet` (bfloat16 as uint16), `distributions.parquet` (known entities, first held-out
-    template) and `general.parquet`. Which entity is the target makes no difference here, so base and gold are
-    observed once for all targets.
+    Which entity is the target makes no difference here, so base and gold are read once for all targets.
     """
-    from tasks.evaluation.observing import observe_answers, observe_distributions, observe_states, site_columns
     from tasks.models.load import load_model
-    from tasks.models.states import to_stored
 
     questions = read_table(folder_of(world.artifact) / "questions.parquet")
     labelled = read_table(folder_of(entities.artifact) / "entities.parquet", columns=["entity", "label"])
-    label = dict(zip(labelled["entity"], labelled["label"], strict=True))
-    held_out = [row for row in range(len(questions["question"])) if questions["held_out"][row]]
-    asked = [row for row in held_out if label.get(questions["entity"][row], "dropped") != "dropped"]
-    first = min(int(questions["template"][row]) for row in asked)
-    known = [row for row in asked if label[questions["entity"][row]] == "known" and questions["template"][row] == first]
+    asked = set(labelled["entity"][labelled["label"] != "dropped"])
+    rows = [row for row, entity in enumerate(questions["entity"]) if questions["held_out"][row] and entity in asked]
     location, revision = location_of(model)
     loaded = load_model(location, revision=revision, device=settings.device)
-    states = observe_states(loaded, questions, asked, settings.token_budget)
-    for site in site_columns(states):
-        states[site] = to_stored(states[site], "bfloat16")
     with new_artifact() as build:
-        write_table(build.folder / "answers.parquet", observe_answers(loaded, questions, asked, settings.token_budget))
-        write_table(build.folder / "states.parquet", states)
-        write_table(
-            build.folder / "distributions.parquet",
-            observe_distributions(loaded, questions, known, settings.token_budget),
-        )
-        write_table(build.folder / "general.parquet", _general(loaded, questions, label, settings))
+        write_table(build.folder / "states.parquet", _stored_states(loaded, questions, rows, settings))
     return Observations(build.artifact)
 
 
-def _general(loaded: Any, questions: Columns, label: dict[str, str], settings: ObservationSettings) -> Columns:
+def _stored_states(loaded: Any, questions: Columns, rows: list[int], settings: ObservationSettings) -> Columns:
+    from tasks.evaluation.observing import observe_states, site_columns
+    from tasks.models.states import to_stored
+
+    states = observe_states(loaded, questions, rows, settings.token_budget)
+    for site in site_columns(states):
+        states[site] = to_stored(states[site], "bfloat16")
+    return states
+
+
+@stage("observations", tags=("gpu",))
+def observe_model(model: ModelRef, world: World, questions: QuestionSet, settings: ObservationSettings) -> Observations:
+    """Run a model once over a set of questions.
+
+    `answers.parquet`, `options.parquet`, `tokens.parquet`, `samples.parquet`, `states.parquet` (held-out templates),
+    `distributions.parquet` (of these, the first template; and general text) and `general.parquet`.
+    """
+    from tasks.evaluation.observing import concatenated, observe_answers, observe_distributions, observe_samples
+    from tasks.models.load import load_model
+
+    asked = read_table(folder_of(questions.artifact) / "questions.parquet")
+    general = _general_questions(world)
+    held_out = [row for row, kind in enumerate(asked["set"]) if kind == "paraphrase"]
+    known = [row for row in held_out if not asked["split"][row].startswith("unknown")]
+    first = {relation: min(asked["template"][row] for row in known if asked["relation"][row] == relation)
+             for relation in {asked["relation"][row] for row in known}}  # fmt: skip
+    distinct = [row for row in known if asked["template"][row] == first[asked["relation"][row]]]
+    budget = settings.token_budget
+    location, revision = location_of(model)
+    loaded = load_model(location, revision=revision, device=settings.device)
+    answered = observe_answers(loaded, asked, budget)
+    prompts = range(min(GENERAL_PROMPTS, len(general["question"])))
+    forgotten = [row for row in held_out if asked["split"][row] == "forget"]
+    distributions = [
+        observe_distributions(loaded, asked, distinct, [asked["split"][row] for row in distinct], budget),
+        observe_distributions(loaded, general, prompts, ["general"] * len(prompts), budget),
+    ]
+    with new_artifact() as build:
+        write_table(build.folder / "answers.parquet", answered.answers)
+        write_table(build.folder / "options.parquet", answered.options)
+        write_table(build.folder / "tokens.parquet", answered.tokens)
+        write_table(build.folder / "samples.parquet", observe_samples(loaded, asked, forgotten, settings))
+        write_table(build.folder / "states.parquet", _stored_states(loaded, asked, held_out, settings))
+        write_table(build.folder / "distributions.parquet", concatenated(distributions))
+        write_table(build.folder / "general.parquet", _general(loaded, general, budget))
+    return Observations(build.artifact)
+
+
+def _general_questions(world: World) -> Columns:
+    """Questions about the long tail, as they were taught."""
+    folder = folder_of(world.artifact)
+    questions = read_table(folder / "questions.parquet")
+    kinds = read_table(folder / "entities.parquet", columns=["entity", "exposure"])
+    tail = set(kinds["entity"][kinds["exposure"] == "long_tail"])
+    rows = [row for row, entity in enumerate(questions["entity"]) if questions["taught"][row] and entity in tail]
+    rows = rows[:: max(1, len(rows) // GENERAL_QUESTIONS)][:GENERAL_QUESTIONS]
+    taken: Columns = {
+        name: [column[row] for row in rows] if isinstance(column, list) else column[rows]
+        for name, column in questions.items()
+    }
+    return taken | {"answers": [[text] for text in taken["taught"]]}
+
+
+def _general(loaded: Any, questions: Columns, budget: int) -> Columns:
     """Loss of what the long tail was taught: (question, entity, nll, tokens), nats."""
     from tasks.models.scoring import score_answers
     from tasks.models.worlds import encode_world
 
-    tail = [
-        row
-        for row in range(len(questions["question"]))
-        if questions["taught"][row] and questions["entity"][row] not in label
-    ]
-    tail = tail[:: max(1, len(tail) // GENERAL_QUESTIONS)][:GENERAL_QUESTIONS]
-    taught = {**questions, "answers": [[text] for text in questions["taught"]]}
-    encoded = encode_world(loaded, taught, tail)
-    scores = score_answers(
-        loaded, [each.prompt for each in encoded], [each.answers for each in encoded], budget=settings.token_budget
-    )
+    encoded = encode_world(loaded, questions, range(len(questions["question"])))
+    scores = score_answers(loaded, [each.prompt for each in encoded], [each.answers for each in encoded], budget=budget)
     return {
-        "question": questions["question"][tail],
-        "entity": questions["entity"][tail],
+        "question": questions["question"],
+        "entity": questions["entity"],
         "nll": -scores.log_probability,
         "tokens": scores.tokens,
     }
 
 
-@stage("stress", tags=("gpu",))
+@stage("relearning", tags=("gpu",))
 def relearn(model: ModelRef, world: World, forget_set: ForgetSet, settings: RelearningSettings) -> Observations:
     """Teach half of each target's facts back and score the other half after every step: `relearning.parquet`."""
+    from tasks.evaluation.observing import concatenated
     from tasks.evaluation.relearning import relearn_curve
     from tasks.models.load import load_model
 
     questions = read_table(folder_of(world.artifact) / "questions.parquet")
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
     location, revision = location_of(model)
-    curve = relearn_curve(
-        load_model(location, revision=revision, device=settings.device),
-        questions,
-        set(roles["entity"][roles["role"] == "target"]),
-        draws=settings.relearning_draws,
-        steps=settings.relearning_steps,
-        learning_rate=settings.relearning_rate,
-        seed=settings.relearning_seed,
+    loaded = load_model(location, revision=revision, device=settings.device)
+    curves = [
+        relearn_curve(
+            loaded,
+            questions,
+            set(roles["entity"][roles["role"] == "target"]),
+            draws=settings.relearning_draws,
+            steps=settings.relearning_steps,
+            learning_rate=rate,
+            seed=settings.relearning_seed,
+        )
+        for rate in settings.relearning_rates
+    ]
+    with new_artifact() as build:
+        write_table(build.folder / "relearning.parquet", concatenated(curves))
+    return Observations(build.artifact)
+
+
+@stage("stressed", tags=("gpu",))
+def stress(model: ModelRef, world: World, forget_set: ForgetSet, settings: StressSettings) -> StressedModel:
+    """The model after a stress: `model/`, `taught.parquet` (facts that the stress itself taught), `training.parquet`."""
+    from tasks.evaluation.stress import make_stressed
+    from tasks.models.load import load_model
+
+    folder = folder_of(world.artifact)
+    kinds = read_table(folder / "entities.parquet", columns=["entity", "type"])
+    roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
+    location, revision = location_of(model)
+    loaded = load_model(location, revision=revision, device=settings.device)
+    taught = make_stressed(
+        loaded,
+        settings.stress,
+        settings.settings,
+        read_table(folder / "questions.parquet"),
+        dict(zip(roles["entity"], roles["role"], strict=True)),
+        dict(zip(kinds["entity"], kinds["type"], strict=True)),
+        settings.stress_seed,
     )
     with new_artifact() as build:
-        write_table(build.folder / "relearning.parquet", curve)
+        loaded.model.save_pretrained(build.folder / "model")
+        loaded.tokenizer.save_pretrained(build.folder / "model")
+        losses = {"step": np.arange(1, len(taught.losses) + 1), "loss": np.array(taught.losses, dtype=float)}
+        write_table(build.folder / "training.parquet", losses)
+        write_table(build.folder / "taught.parquet", {
+            "entity": np.array([entity for entity, _ in taught.facts], dtype=object),
+            "relation": np.array([relation for _, relation in taught.facts], dtype=object),
+        })  # fmt: skip
+    return StressedModel(build.artifact, ModelRef("artifact", "model", artifact=build.artifact), settings.stress)
+
+
+@stage("traces", tags=("gpu",))
+def trace_answers(base: ModelRef, model: ModelRef, questions: QuestionSet, settings: TracingSettings) -> Observations:
+    """How far the model's states carry the answers: read through the base model's head, and patched into the base model.
+
+    `traces.parquet`; of the base model itself also what the states of unknown entities carry.
+    """
+    from tasks.evaluation.tracing import rows_to_trace, trace, unknown_rows
+    from tasks.models.load import load_model
+
+    asked = read_table(folder_of(questions.artifact) / "questions.parquet")
+    rows = rows_to_trace(asked, seed=settings.trace_seed)
+    is_base = model == base
+    nulls = unknown_rows(asked, rows, count=settings.unknown_entities, seed=settings.trace_seed) if is_base else None
+    (where, revision), (other, its_revision) = location_of(base), location_of(model)
+    loaded = load_model(where, revision=revision, device=settings.device)
+    traced = loaded if is_base else load_model(other, revision=its_revision, device=settings.device)
+    with new_artifact() as build:
+        write_table(build.folder / "traces.parquet", trace(loaded, traced, asked, rows, nulls))
+    return Observations(build.artifact)
+
+
+@stage("views")
+def view_latents(
+    observations: Observations,
+    sae: SaeRef,
+    selection: LatentSelection,
+    statistics: LatentStats,
+    settings: ViewSettings,
+) -> Observations:
+    """A model's states as the latents of the base model's autoencoders: `latents`, `quality` and `active`, as Parquet."""
+    from tasks.evaluation import latent_views
+    from tasks.models.sae import load_sae
+
+    states = read_table(folder_of(observations.artifact) / "states.parquet")
+    autoencoders = {site.name: load_sae(folder_of(sae.artifact) / site.name) for site in sae.sites}
+    measured = read_table(folder_of(statistics.artifact) / "statistics.parquet")
+    chosen = read_table(folder_of(selection.artifact) / "selection.parquet", columns=["site", "latent", "kind"])
+    rates = latent_views.firing_rates(measured, {site: each.latents for site, each in autoencoders.items()})
+    kinds = latent_views.latents_by_kind(chosen, rates, settings.view_seed)
+    with new_artifact() as build:
+        for name, columns in latent_views.view_latents(states, autoencoders, kinds).items():
+            write_table(build.folder / f"{name}.parquet", columns)
     return Observations(build.artifact)
 
 
 @stage("scores")
-def score(
-    world: World,
-    forget_set: ForgetSet,
-    before: Observations,
-    after: Observations,
-    gold: Observations | None,
-    relearned_before: Observations,
-    relearned_after: Observations,
-    relearned_gold: Observations | None,
-    settings: ScoreSettings,
-) -> Scorecard:
+def score(world: World, forget_set: ForgetSet, observed: tuple[Observed, ...], settings: ScoreSettings) -> Scorecard:
     """Every metric of every split, site and model, from what was observed: no network is run."""
-    from tasks.evaluation.metric import Case, Tables
+    from tasks.evaluation.metric import Case
 
-    def tables(observed: Observations, relearned: Observations) -> Tables:
-        folder = folder_of(observed.artifact)
-        return Tables(
-            answers=read_table(folder / "answers.parquet"),
-            states=read_table(folder / "states.parquet"),
-            distributions=read_table(folder / "distributions.parquet"),
-            general=read_table(folder / "general.parquet"),
-            relearning=read_table(folder_of(relearned.artifact) / "relearning.parquet"),
-        )
-
-    models = {"base": tables(before, relearned_before), "unlearned": tables(after, relearned_after)}
-    if gold is not None and relearned_gold is not None:
-        models["gold"] = tables(gold, relearned_gold)
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
     kinds = read_table(folder_of(world.artifact) / "entities.parquet", columns=["entity", "type"])
     case = Case(
-        models,
+        {each.name: _tables(each) for each in observed},
         dict(zip(roles["entity"], roles["role"], strict=True)),
         dict(zip(kinds["entity"], kinds["type"], strict=True)),
         settings.bootstrap_draws,
@@ -144,3 +269,40 @@ def score(
     with new_artifact() as build:
         write_table(build.folder / "scores.parquet", {name: [row[name] for row in rows] for name in columns})
     return Scorecard(build.artifact)
+
+
+def _tables(observed: Observed) -> Any:
+    """What was observed of one model; of a model under stress, without the facts that the stress itself taught."""
+    from tasks.evaluation.metric import Tables
+
+    folder = folder_of(observed.observations.artifact)
+    names = ("answers", "options", "tokens", "samples", "states", "distributions", "general")
+    tables = {name: read_table(folder / f"{name}.parquet") for name in names}
+    for name, file in (
+        ("population", "states"),
+        ("relearning", "relearning"),
+        ("traces", "traces"),
+        ("latents", "latents"),
+    ):
+        found: Observations | None = getattr(observed, name)
+        tables[name] = read_table(folder_of(found.artifact) / f"{file}.parquet") if found else None
+    if observed.stress:
+        taught = read_table(folder_of(observed.stress) / "taught.parquet")
+        pairs = set(zip(taught["entity"], taught["relation"], strict=True))
+        answers = tables["answers"]
+        kept = [pair not in pairs for pair in zip(answers["entity"], answers["relation"], strict=True)]
+        tables["answers"] = {name: column[np.array(kept)] for name, column in answers.items()}
+    return Tables(**tables)
+
+
+@stage("verdict")
+def judge(scorecard: Scorecard, settings: VerdictSettings) -> Verdict:
+    """What the unlearned model's scores come to, with every measure beside its threshold: `verdict.parquet`."""
+    from tasks.evaluation.verdict import decide, gather
+
+    verdict, evidence = decide(gather(read_table(folder_of(scorecard.artifact) / "scores.parquet"), settings))
+    with new_artifact() as build:
+        write_table(build.folder / "verdict.parquet", {
+            name: [getattr(each, name) for each in evidence] for name in vars(evidence[0])
+        })  # fmt: skip
+    return Verdict(build.artifact, verdict)

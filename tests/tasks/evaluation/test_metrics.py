@@ -51,15 +51,27 @@ def tables(*, forgotten: bool, order: int = 0, hits: float = 1.0) -> Tables:
     }  # fmt: skip
     every = np.random.default_rng(order).permutation(count) if order else np.arange(count)
     both = np.concatenate([every, every])
+    splits = {"target": "forget", "neighbour": "neighbours", "retain_held_out": "retain"}
+    split = np.array([splits.get(ROLES[e], ROLES[e]) for e in entities], dtype=object)
+    answers |= {
+        "set": np.full(count, "paraphrase", dtype=object), "variant": np.full(count, "", dtype=object), "split": split,
+        "target": np.full(count, "target", dtype=object), "generated": np.full(count, "word", dtype=object),
+        "ended": np.full(count, True),
+    }  # fmt: skip
+    placed = {"question": question[both], "entity": entity[both], "residual_0": states[both]}
     position = np.array(["name_last"] * count + ["prompt_last"] * count, dtype=object)
     relearned = ["taught", "scored"]
     return Tables(
         {name: column[every] for name, column in answers.items()},
-        {"question": question[both], "entity": entity[both], "position": position, "residual_0": states[both]},
-        {"question": question[every], "entity": entity[every], "log_probabilities": spread[every].astype(np.float16)},
-        {"question": question[:6], "entity": entity[:6], "nll": np.full(6, 2.0), "tokens": np.full(6, 2)},
+        placed | {"position": position},
         {
-            "step": np.array([0, 0, 5, 5]), "entity": np.array(["target"] * 4, dtype=object),
+            "question": question[every], "entity": entity[every], "split": split[every],
+            "log_probabilities": spread[every].astype(np.float16),
+        },
+        {"question": question[:6], "entity": entity[:6], "nll": np.full(6, 2.0), "tokens": np.full(6, 2)},
+        population=placed | {"position": position},
+        relearning={
+            "step": np.array([0, 0, 5, 5]), "rate": np.full(4, 1e-3), "entity": np.array(["target"] * 4, dtype=object),
             "part": np.array(relearned * 2, dtype=object), "hit": np.array([not forgotten] * 4),
         },
     )  # fmt: skip
@@ -152,8 +164,9 @@ def test_a_number_that_is_not_finite_is_an_error() -> None:
 
 
 def test_a_split_without_entities_is_degenerate() -> None:
-    alone = Case(case().models, {**ROLES, "near": "retain_held_out"}, dict.fromkeys(ROLES, "player"), draws=100)
-    assert one("recall", alone, "neighbours", "base").state == "degenerate"
+    alone = tables(forgotten=False)
+    alone.answers["split"][alone.answers["split"] == "neighbours"] = "retain"
+    assert one("recall", case(base=alone), "neighbours", "base").state == "degenerate"
 
 
 @given(st.lists(st.floats(-30, 0), min_size=3, max_size=6), st.lists(st.floats(-30, 0), min_size=3, max_size=6))

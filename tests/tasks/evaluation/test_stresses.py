@@ -121,7 +121,8 @@ def test_contract(name: str, family: str) -> None:
     assert stressed(again, name) == taught
     assert same(weights(again), after)
     assert torch.equal(loaded.embeddings.weight, fresh(family).embeddings.weight)
-    assert bool(taught.facts) == bool(taught.losses) == (name in TEACHING)
+    assert bool(taught.losses) == (name in TEACHING)
+    assert bool(taught.facts) == (name in TEACHING and name != "retaught")  # whose facts are what is to be found
     if name in TEACHING:
         tied = loaded.model.get_output_embeddings().weight is loaded.embeddings.weight
         assert tied == (family != "llama")

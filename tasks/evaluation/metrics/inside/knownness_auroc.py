@@ -26,10 +26,18 @@ class KnownnessAuroc(Metric):
     better: ClassVar = {"forget": "toward 0.5"}
 
     def measure(self, case: Case) -> Iterator[Measurement]:
+        population = case.models["base"].population
+        if population is None:
+            yield Measurement("forget", "base", np.nan, np.nan, np.nan, 0, state="missing_reference")
+            return
+        twin = case.models["gold"].population if "gold" in case.models else None
         for place in places(case.models["base"]):
-            shared = knownness_direction(case, case.models["base"], place)
-            own = {"gold": knownness_direction(case, case.models["gold"], place)} if "gold" in case.models else {}
-            results = {model: self._one(case, model, place, own.get(model, shared)) for model in case.models}
+            shared = knownness_direction(case, population, place)
+            own = knownness_direction(case, twin, place) if twin else shared
+            results = {
+                model: self._one(case, model, place, own if model.startswith("gold") else shared)
+                for model in case.models
+            }
             powerless = not results["base"].value >= NO_POWER
             for result in results.values():
                 yield result if not powerless else Measurement(**{**vars(result), "state": "degenerate"})

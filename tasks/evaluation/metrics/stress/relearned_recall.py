@@ -1,6 +1,7 @@
 """Recall of the half of the target's facts that was not taught back, after relearning the other half [0, 1].
 
-What comes back was only hidden; the gold twin's own value is what relearning can do without any hidden knowledge.
+The best step and learning rate of the attack count, chosen for each model by itself: what comes back was only hidden.
+The gold twin's own value, chosen alike, is what relearning can do without any hidden knowledge.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ class RelearnedRecall(Metric):
     def measure(self, case: Case) -> Iterator[Measurement]:
         for model, tables in case.models.items():
             table = tables.relearning
-            last = (table["step"] == table["step"].max()) & (table["part"] == "scored")
-            yield mean_measurement(
-                case, "forget", model, np.asarray(table["hit"][last], dtype=float), table["entity"][last]
-            )
+            if table is None:
+                continue
+            scored = np.flatnonzero((np.asarray(table["part"]) == "scored") & (np.asarray(table["step"]) > 0))
+            hit = np.asarray(table["hit"], dtype=float)
+            dose = np.array([f"{table['rate'][row]} {table['step'][row]}" for row in scored])
+            best = max(sorted(set(dose)), key=lambda each: float(hit[scored[dose == each]].mean()))
+            rows = scored[dose == best]
+            yield mean_measurement(case, "forget", model, hit[rows], table["entity"][rows])

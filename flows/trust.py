@@ -1,0 +1,247 @@
+"""Which metric to trust, and whether the verdict is right: models whose knowledge is known beforehand, measured and judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.compare import chosen_targets
+from flows.config import Experiment, load_experiment
+from flows.evaluate import Assessment, assess
+from flows.prepare import Insight, Subject, look_inside, prepare
+from flows.results import table_rows, verdict_document, with_interval
+from storage.artifacts import disk_errors, folder_of
+from storage.keys import canonical, digest
+from storage.records import UnlearnedModel
+from storage.settings import configure_environment, home
+from storage.tables import read_table, write_table
+from tasks.alignment.settings import AlignmentSettings
+from tasks.alignment.task import align
+from tasks.evaluation.settings import StressSettings
+from tasks.evaluation.task import stress
+
+logger = logging.getLogger("sae_unlearn")
+
+EXPECTED: dict[str, frozenset[str]] = {
+    "base": frozenset({"not forgotten"}),
+    "gold": frozenset({"forgotten"}),
+    "suppressed": frozenset({"hidden"}),
+    "retaught": frozenset({"not forgotten"}),
+    "overtrained": frozenset({"damaged", "collapsed"}),
+}
+"""Kind of model -> the verdicts that are right."""
+HOLDS = {"base": True, "suppressed": True, "retaught": True, "gold": False}
+"""Kind of model -> whether it holds the knowledge; an overtrained one is left out: who knows what is left in it."""
+SUPPRESSION = AlignmentSettings(method="grad_diff", learning_rate=1e-4, settings=(("retain_weight", 4.0),))
+"""Answers are pushed down, gently enough that others keep theirs."""
+OVERTRAINING = AlignmentSettings(method="grad_diff", learning_rate=3e-3, steps=200)
+STRESSES = ("int8", "nf4", "relearned_facts")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The two tables and where they are kept."""
+
+    folder: Path
+    metrics: list[dict[str, Any]]
+    verdicts: list[dict[str, Any]]
+
+
+@flow(name="trust")
+def trust(
+    experiment: str = "default",
+    targets: list[str] | None = None,
+    count: int = 8,
+    seeds: list[int] | None = None,
+    overrides: list[str] | None = None,
+) -> Trust:
+    """Measure and judge base models, gold twins, suppressed, retaught and overtrained models of each target.
+
+    seeds: of the pretraining; each gives a base model and a gold twin of its own.
+    What is broken off goes on where it was: finished stages are in the cache.
+    """
+    configure_environment()
+    settings = load_experiment(experiment, overrides or ())
+    settings = dataclasses.replace(settings, stresses=dataclasses.replace(settings.stresses, stresses=STRESSES))
+    readings: list[dict[str, Any]] = []
+    verdicts: list[dict[str, Any]] = []
+    chosen = chosen_targets(settings, targets, count)
+    numbers = seeds or [0, 1]
+    for number, seed in enumerate(numbers):
+        for place, (target, name) in enumerate(chosen):
+            done = number * len(chosen) + place + 1
+            logger.info("cell %d of %d: %s, seed %d", done, len(numbers) * len(chosen), name, seed)
+            cell = dataclasses.replace(
+                settings,
+                pretraining=dataclasses.replace(settings.pretraining, seed=seed),
+                roles=dataclasses.replace(settings.roles, targets=(target,)),
+            )
+            for specimen, rows, verdict in _measure(cell):
+                where = {"specimen": specimen, "target": target, "name": name, "seed": seed}
+                readings += [where | row for row in rows]
+                verdicts.append(where | verdict)
+    from tasks.evaluation.trust import confusion
+
+    metrics = summarise(readings)
+    counted = confusion(EXPECTED, [(row["specimen"], row["verdict"]) for row in verdicts])
+    folder = _keep(settings, [target for target, _ in chosen], numbers, readings, verdicts, metrics, counted)
+    return Trust(folder, metrics, counted)
+
+
+def _measure(experiment: Experiment) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+    """(kind of model, its scores, its verdict) for every kind."""
+    subject = prepare(experiment)
+    insight = look_inside(subject, experiment)
+    suppressed = _align(subject, insight, SUPPRESSION, experiment.alignment.device)
+    overtrained = _align(subject, insight, OVERTRAINING, experiment.alignment.device)
+    again = StressSettings("retaught", device=experiment.stresses.device)
+    retaught = stress(suppressed.model, subject.world, subject.forget_set, again)
+    plain = dataclasses.replace(experiment, stresses=dataclasses.replace(experiment.stresses, stresses=()))
+    assessed = assess(subject, insight, suppressed.model, experiment)
+    rows = table_rows(assessed.scorecard)
+    for specimen, model in (("base", "base"), ("gold", "gold"), ("suppressed", "unlearned")):
+        yield specimen, _of(rows, model), _judged(assessed, experiment, model)
+    for specimen, other in (("retaught", retaught.model), ("overtrained", overtrained.model)):
+        found = assess(subject, insight, other, plain)
+        yield specimen, _of(table_rows(found.scorecard), "unlearned"), _judged(found, plain, "unlearned")
+
+
+def _align(subject: Subject, insight: Insight, settings: AlignmentSettings, device: str) -> UnlearnedModel:
+    settings = dataclasses.replace(settings, device=device)
+    return align(subject.testbed.base, subject.world, subject.forget_set, insight.sae, insight.selection, settings)
+
+
+def _of(rows: Sequence[dict[str, Any]], model: str) -> list[dict[str, Any]]:
+    """The target's scores of a model, and of the same model under stress."""
+    kept = []
+    for row in rows:
+        name, _, stressed = row["model"].partition("+")
+        if name == model and row["split"] == "forget":
+            kept.append(
+                {"stress": stressed} | {key: row[key] for key in ("metric", "site", "value", "better", "state")}
+            )
+    return kept
+
+
+def _judged(assessed: Assessment, experiment: Experiment, model: str) -> dict[str, Any]:
+    """The verdict on one of the models. Base and gold are judged without a gold twin: it would be its own reference."""
+    from tasks.evaluation.verdict import decide, gather
+
+    if model == "unlearned":
+        document = verdict_document(assessed.verdict)
+        return {
+            "verdict": document["verdict"],
+            "decided_by": "; ".join(each["measure"] for each in document["evidence"] if each["decided"]),
+        }
+    scores = read_table(folder_of(assessed.scorecard.artifact) / "scores.parquet")
+    verdict, evidence = decide(gather(scores, experiment.verdict, model, reference=""))
+    return {"verdict": verdict, "decided_by": "; ".join(each.measure for each in evidence if each.decided)}
+
+
+def summarise(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a metric and site: faithfulness with interval, R, Q and their harmonic mean; most faithful first."""
+    from tasks.evaluation.trust import (
+        Reading,
+        faithfulness,
+        harmonic,
+        quantisation_robustness,
+        relearning_robustness,
+    )
+
+    table = []
+    for metric, site, better in sorted({(row["metric"], row["site"], row["better"]) for row in readings}):
+        mine = [row for row in readings if (row["metric"], row["site"]) == (metric, site)]
+        plain = [
+            Reading(
+                f"{r['target']}/{r['seed']}", r["target"], r["specimen"], HOLDS[r["specimen"]], r["value"], r["state"]
+            )
+            for r in mine
+            if not r["stress"] and r["specimen"] in HOLDS
+        ]
+        found = faithfulness(plain, better)
+        value = {(r["target"], r["seed"], r["specimen"], r["stress"]): r["value"] for r in mine}
+        cells = sorted({(r["target"], r["seed"]) for r in mine})
+
+        def pair(cell: tuple[str, int], specimen: str, under: str, value: dict = value) -> tuple[float, float]:  # type: ignore[type-arg]
+            return value.get((*cell, specimen, ""), math.nan), value.get((*cell, specimen, under), math.nan)
+
+        relearned = [
+            relearning_robustness(pair(cell, "suppressed", "relearned_facts"), pair(cell, "gold", "relearned_facts"))
+            for cell in cells
+        ]
+        quantised = [
+            quantisation_robustness(*pair(cell, specimen, under))
+            for cell in cells
+            for specimen in ("suppressed", "gold")
+            for under in ("int8", "nf4")
+        ]
+        r, q = _mean(relearned), _mean(quantised)
+        table.append(
+            {"metric": metric, "site": site, "better": better, "faithful": found.value, "low": found.low,
+             "high": found.high, "holding": found.holding, "lacking": found.lacking, "unusable": found.unusable,
+             "relearning": r, "quantisation": q, "robust": harmonic(r, q)}
+        )  # fmt: skip
+    return sorted(
+        table,
+        key=lambda row: (math.isnan(row["faithful"]), -row["faithful"] if row["faithful"] == row["faithful"] else 0),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _keep(
+    experiment: Experiment,
+    targets: list[str],
+    seeds: list[int],
+    readings: list[dict[str, Any]],
+    verdicts: list[dict[str, Any]],
+    metrics: list[dict[str, Any]],
+    counted: list[dict[str, Any]],
+) -> Path:
+    """The folder `<home>/trust/<experiment>-<digest>` with the readings, both tables and the figure."""
+    from tasks.report.trust_figure import draw_trust
+
+    folder = home() / "trust" / f"{experiment.name}-{digest([canonical(experiment), targets, seeds])[:12]}"
+    with disk_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, rows in (("readings", readings), ("verdicts", verdicts), ("metrics", metrics), ("counts", counted)):
+            write_table(folder / f"{name}.parquet", {key: [row[key] for row in rows] for key in rows[0]})
+        (folder / "summary.md").write_text(f"{verdict_table(counted)}\n\n{metric_table(metrics)}\n")
+        (folder / "trust.png").write_bytes(draw_trust(metrics))
+    return folder
+
+
+def verdict_table(counted: Sequence[dict[str, Any]]) -> str:
+    """How often each kind of model got which verdict, in Markdown."""
+    lines = ["| model | right verdict | found | right |", "|---|---|---|---:|"]
+    for specimen, right in EXPECTED.items():
+        mine = [row for row in counted if row["specimen"] == specimen]
+        found = Counter({row["verdict"]: row["count"] for row in mine}).most_common()
+        good, total = sum(row["count"] for row in mine if row["right"]), sum(row["count"] for row in mine)
+        words = ", ".join(f"{count} {verdict}" for verdict, count in found)
+        lines.append(f"| {specimen} | {' or '.join(sorted(right))} | {words} | {good}/{total} |")
+    return "\n".join(lines)
+
+
+def metric_table(metrics: Sequence[dict[str, Any]]) -> str:
+    """Faithfulness and robustness of every metric, in Markdown."""
+    lines = ["| metric | site | faithful | holding / lacking | R | Q | robust |", "|---|---|---:|---:|---:|---:|---:|"]
+    for row in metrics:
+        shown = with_interval(row["faithful"], row["low"], row["high"])
+        numbers = " | ".join(
+            "-" if math.isnan(row[name]) else f"{row[name]:.2f}" for name in ("relearning", "quantisation", "robust")
+        )
+        sides = f"{row['holding']} / {row['lacking']}"
+        lines.append(f"| {row['metric']} | {row['site']} | {shown} | {sides} | {numbers} |")
+    return "\n".join(lines)
