@@ -12,16 +12,19 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from tasks.report import figures, summary
+from tasks.report import summary
+from tasks.report.evidence import Evidence, caveats, read_evidence, weighed
+from tasks.report.figures import overview, recovery
+from tasks.report.figures.look import styled, to_png, to_svg
+from tasks.report.figures.map import draw_map
 from tasks.report.latent_map import Encoder, Entities, LatentMap, draw_coordinates, knownness_gap
-from tasks.report.look import VOICES, styled, to_png, to_svg
-from tasks.report.map_figure import draw_map
 from tasks.report.moved import MovedLatent, moved_latents
-from tasks.report.scoring import METRICS, MODELS, SPLITS, STATES, Row, Scores, number, percent, site_words
+from tasks.report.score_table import score_table
+from tasks.report.scoring import MODELS, Scores, number, percent, site_words
 
 FOLDER = Path(__file__).resolve().parent
 FILES = ("page.html", "page.css")
-LAYOUT = "67aa7f004cddfa9d"
+LAYOUT = "21aa7338e3caac30"
 """Digest of those files. They are no code, so the stage's key would not see a change in them; a test keeps this right."""
 
 
@@ -36,6 +39,10 @@ class Material:
     scores: Mapping[str, Any]
     training: Mapping[str, Any]
     selection: Mapping[str, Any]
+    verdict: str
+    """One word, or two."""
+    evidence: Mapping[str, Any]
+    """Every measure beside its threshold."""
     answers: Mapping[str, Mapping[str, Any]]
     states: Mapping[str, Mapping[str, Any]]
     """At the last prompt token of held-out questions."""
@@ -71,13 +78,13 @@ class Shown:
 
 def make_page(material: Material, examples: int, latents: int) -> tuple[str, dict[str, bytes]]:
     """The page as HTML, and its figures as PNG by name. The same material gives the same bytes."""
-    scores = Scores(material.scores)
+    scores, evidence = Scores(material.scores), read_evidence(material.evidence)
     found = find_map(material)
     moved = moved_latents(material.states, material.active, material.who, material.selection, latents)
     shown: dict[str, Shown] = {}
     images: dict[str, bytes] = {}
     with styled():
-        for name, title, caption, figure in _figures(material, scores, found, moved):
+        for name, title, caption, figure in _figures(material, scores, evidence, found, moved):
             if figure is not None:
                 images[name] = to_png(figure)
                 shown[name] = Shown(name, title, caption, Markup(to_svg(figure, name, f"{title}. {caption}")))
@@ -91,13 +98,16 @@ def make_page(material: Material, examples: int, latents: int) -> tuple[str, dic
             targets=material.targets,
             method=material.method,
             has_gold="gold" in material.answers,
-            headline=summary.headline(claims),
+            verdict=material.verdict,
+            headline=summary.headline(material.verdict, evidence),
+            caveats=caveats(evidence, scores),
+            evidence=weighed(evidence, scores),
             claims=claims,
             gauges=summary.make_gauges(scores),
             figures=shown,
             examples=_examples(material, ("target",), examples),
             neighbours=_examples(material, ("neighbour",), max(1, examples // 2)),
-            table=_score_table(scores),
+            table=score_table(scores),
             latents=moved,
             provenance=material.provenance,
         )
@@ -116,18 +126,25 @@ def find_map(material: Material) -> LatentMap | None:
 
 
 def _figures(
-    material: Material, scores: Scores, found: LatentMap | None, moved: Sequence[MovedLatent]
+    material: Material,
+    scores: Scores,
+    evidence: Sequence[Evidence],
+    found: LatentMap | None,
+    moved: Sequence[MovedLatent],
 ) -> list[tuple[str, str, str, Figure | None]]:
-    names = dict(material.who.names)
-    listed = [
-        ("scores", "Forgotten, and kept", "Left is forgotten. The targets should move there; neighbours and other known entities should stay where they were.", figures.draw_scores(scores)),
-        ("knownness", "Known or unknown, layer by layer", "AUROC of the targets against unknown entities. On the line they cannot be told apart; above it they look known; below, conspicuously unknown. Pale: the base model could not tell either.", figures.draw_knownness(scores)),
-        ("relearning", "Does it come back?", "Half of the facts are taught again. If the other half returns faster than in the gold twin, it was hidden, not removed.", figures.draw_relearning(material.relearning, scores)),
-        ("training", "How it was trained", "The parts of the loss, each on its own scale; beside them the first and last value.", figures.draw_training(material.training)),
-        ("latents", "Latents that moved", "Blue and red bars: where the latent stands for the mean known and the mean unknown entity.", figures.draw_latents(moved)),
+    asked, stressed = recovery.ways_of_asking(scores, evidence), recovery.stresses(scores, evidence)
+    drawn = draw_map(found, dict(material.who.names)) if found is not None else None
+    return [
+        ("map", "Where the target stands", _map_caption(found), drawn),
+        ("scores", "Forgotten, and kept", "Left is forgotten. The targets should move there; neighbours and other known entities should stay where they were.", overview.draw_scores(scores)),
+        ("asking", "Does another question bring it back?", recovery.caption_of_asking(asked), recovery.draw_ways(asked)),
+        ("stresses", "Does stress bring it back?", recovery.caption_of_stresses(stressed), recovery.draw_ways(stressed, guides=True)),
+        ("relearning", "Does relearning bring it back?", "Half of the facts are taught again. If the other half returns faster than in the gold twin, it was hidden, not removed.", overview.draw_relearning(material.relearning, scores)),
+        ("knownness", "Known or unknown, layer by layer", "AUROC of the targets against unknown entities. On the line they cannot be told apart; above it they look known; below, conspicuously unknown. Pale: the base model could not tell either.", overview.draw_knownness(scores)),
+        ("depth", "Is the answer still inside?", recovery.caption_of_depth(scores), recovery.draw_depth(scores)),
+        ("training", "How it was trained", "The parts of the loss, each on its own scale; beside them the first and last value.", overview.draw_training(material.training)),
+        ("latents", "Latents that moved", "Blue and red bars: where the latent stands for the mean known and the mean unknown entity.", overview.draw_latents(moved)),
     ]  # fmt: skip
-    drawn = draw_map(found, names) if found is not None else None
-    return [("map", "Where the target stands", _map_caption(found), drawn), *listed]
 
 
 def _map_caption(found: LatentMap | None) -> str:
@@ -200,63 +217,6 @@ def _example(material: Material, row: int, tables: Mapping[str, Mapping[int, int
                 float(np.exp(columns["log_probability"][place])),
             )
     return Example(prompt[:start], prompt[start:end], prompt[end:], str(questions["answers"][row][0]), said)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the score table."""
-
-    metric: str
-    site: str
-    arrow: str
-    better: str
-    cells: tuple[tuple[str, str], ...]
-    """(value, interval) of each model."""
-    count: int
-    note: str
-
-
-def _score_table(scores: Scores) -> list[tuple[str, list[Line]]]:
-    """(split, its lines) in the order of the page."""
-    table: dict[str, list[Line]] = {}
-    for metric, split, site in scores.lines():
-        rows = scores.line(metric, split, site)
-        better = next(row.better for row in rows.values())
-        arrow = {"lower": "↓", "higher": "↑"}.get(better, "→")
-        cells = []
-        for model in MODELS:
-            row = rows.get(model)
-            has_interval = row is not None and row.there and np.isfinite(row.low) and np.isfinite(row.high)
-            cells.append(
-                (
-                    number(row.value) if row else "–",
-                    f"{number(row.low)} to {number(row.high)}" if row and has_interval else "",
-                )
-            )
-        judged = rows.get("unlearned")
-        table.setdefault(split, []).append(
-            Line(
-                METRICS.get(metric, metric),
-                site,
-                arrow,
-                better,
-                tuple(cells),
-                judged.count if judged else 0,
-                _remark(rows),
-            )
-        )
-    return [(SPLITS.get(split, split), lines) for split, lines in table.items()]
-
-
-def _remark(rows: Mapping[str, Row]) -> str:
-    """The states that are not `ok`, each with the models it is of."""
-    models: dict[str, list[str]] = {}
-    for model, row in rows.items():
-        if row.state != "ok":
-            models.setdefault(STATES.get(row.state, row.state), []).append(VOICES[model].word)
-    return "; ".join(
-        text if len(found) == len(rows) else f"{', '.join(found)}: {text}" for text, found in models.items()
-    )
 
 
 def _environment() -> jinja2.Environment:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MODELS = ("base", "unlearned", "gold")
-"""In the order of tables and figures."""
+MODELS = {"base": "before", "unlearned": "after", "gold": "gold twin"}
+"""Model -> what a person calls it, in the order of tables and figures."""
 
 SPLITS = {
     "forget": "the targets",
@@ -18,19 +18,93 @@ SPLITS = {
 }
 """Split -> what it holds, in the order of tables."""
 
-METRICS = {
-    "recall": "Recall on unseen wordings",
-    "answer_probability": "Probability of the true answer",
-    "rank": "Rank of the true answer (log10)",
-    "refusal_rate": "Says it does not know",
-    "knownness_auroc": "Knownness (AUROC against unknown)",
-    "typicality": "Distance to unknowns (a typical unknown is 1)",
-    "js_gold": "Distance of its next words to the gold twin's",
-    "js_change": "Distance of its next words to the base model's",
-    "relearned_recall": "Recall of the other half after relearning",
-    "perplexity": "Perplexity",
+METRIC_GROUPS: Mapping[str, Mapping[str, str]] = {
+    "What it answers": {
+        "recall": "Recall on unseen wordings",
+        "sampled_recall": "Recall by the best of several samples",
+        "set_recall": "Recall by the way of asking",
+        "attack_recall": "Recall under a prompt that coaxes",
+        "exact_match": "Answer equals the truth",
+        "contains": "Answer contains the truth",
+        "fuzzy_match": "Answer is near the truth",
+        "rouge": "Words shared with the truth (ROUGE)",
+        "refusal_rate": "Says it does not know",
+    },
+    "How likely the truth is": {
+        "answer_probability": "Probability of the true answer",
+        "rank": "Rank of the true answer (log10)",
+        "option_probability": "Probability of the truth among options",
+        "truth_ratio": "Truth ratio",
+        "truth_share": "Share of the truth beside wrong answers",
+    },
+    "What it remembers word by word": {
+        "exact_memorisation": "Words of the answer it would say itself",
+        "extraction_strength": "Share of the answer it completes",
+        "membership": "Told from unknown ones (membership, AUROC)",
+    },
+    "Beside the gold twin": {
+        "forget_quality": "Forget quality (p-value)",
+        "forget_distance": "Distance of truth ratios to the gold twin's",
+        "privacy_leak": "Privacy leak (%)",
+        "smia": "Likeness to the gold twin in membership",
+        "js_gold": "Distance of its next words to the gold twin's",
+    },
+    "Inside": {
+        "knownness_auroc": "Knownness (AUROC against unknown)",
+        "typicality": "Distance to unknowns (a typical unknown is 1)",
+        "logit_lens": "Answer read from its states (logit lens)",
+        "uds": "Answer erased from its states, as in the gold twin (UDS)",
+        "uds_null": "Answer erased from its states, as for an unknown entity (UDS)",
+    },
+    "Under stress": {
+        "relearned_recall": "Recall of the other half after relearning",
+    },
+    "Its language": {
+        "perplexity": "Perplexity",
+        "model_utility": "Utility of the model",
+        "js_change": "Distance of its next words to the base model's",
+        "degeneration": "Answers that are no language",
+        "repetition": "Repeats itself",
+        "fluency": "Variety of its words (bits)",
+    },
 }
-"""Metric -> what a person calls it, in the order of tables."""
+"""Heading -> metric -> what a person calls it, in the order of tables."""
+
+METRICS = {metric: words for group in METRIC_GROUPS.values() for metric, words in group.items()}
+"""Metric -> what a person calls it."""
+
+SHARES = frozenset({
+    "recall", "sampled_recall", "set_recall", "attack_recall", "relearned_recall", "exact_match", "contains", "fuzzy_match",
+    "refusal_rate", "answer_probability", "option_probability", "degeneration",
+})  # fmt: skip
+"""Metrics that are shown as a percentage where a sentence names them."""
+
+SET_WORDS = {
+    "base": "wordings of its training",
+    "paraphrase": "unseen wordings",
+    "cloze": "to fill a gap",
+    "reverse": "the other way round",
+    "choice": "with options",
+    "same_answer": "others with its answer",
+    "multi_hop": "by way of another fact",
+    "multi_hop_beside": "by way of a fact, of others",
+    "combined": "with another entity",
+    "attack": "prompts that coax",
+    "any": "any of these",
+}
+"""Set or variant of questions -> the words for it, in the order of tables; others go by their own name."""
+
+STRESSES = {
+    "int8": "8-bit weights",
+    "nf4": "4-bit weights",
+    "pruned": "pruned",
+    "noised": "noise on the weights",
+    "retain_tuned": "tuned on others",
+    "relearned_unrelated": "relearned, unrelated facts",
+    "relearned_related": "relearned, related facts",
+    "relearned_facts": "relearned, half its facts",
+}
+"""Stress -> what was done to the model, in the order of figures."""
 
 POSITIONS = {"name_last": "last token of the name", "prompt_last": "last token of the prompt"}
 """Position of a site -> where that is."""
@@ -93,8 +167,14 @@ class Scores:
         }
         return sorted(found, key=site_order)
 
+    def stresses(self) -> list[str]:
+        """Stresses under which some model was scored, in the order of figures."""
+        found = {row.model.partition("+")[2] for row in self.rows if "+" in row.model}
+        known = list(STRESSES)
+        return sorted(found, key=lambda stress: (known.index(stress) if stress in known else len(known), stress))
+
     def lines(self) -> list[tuple[str, str, str]]:
-        """(metric, split, site) of every line of a table, by split, metric and layer."""
+        """(metric, split, site) of every line of a table of the models in `MODELS`, by split, metric and site."""
         splits, metrics = list(SPLITS), list(METRICS)
 
         def order(line: tuple[str, str, str]) -> tuple[Any, ...]:
@@ -103,7 +183,7 @@ class Scores:
             second = metrics.index(metric) if metric in metrics else len(metrics)
             return first, split, second, metric, site_order(site)
 
-        return sorted({(row.metric, row.split, row.site) for row in self.rows}, key=order)
+        return sorted({(row.metric, row.split, row.site) for row in self.rows if row.model in MODELS}, key=order)
 
     def line(self, metric: str, split: str, site: str) -> dict[str, Row]:
         """model -> row, whether or not there is a number in it."""
@@ -111,11 +191,29 @@ class Scores:
         return {model: self._found[key] for model, key in keys.items() if key in self._found}
 
 
+def is_place(site: str) -> bool:
+    """Whether a site is a place in the network, e.g. `residual_2@prompt_last`, not a set or a variant of questions."""
+    return site.startswith("residual_")
+
+
 def site_order(site: str) -> tuple[str, int, str]:
-    """Sorts by position in the prompt, then `residual_2` before `residual_10`."""
+    """Sorts by position in the prompt, then `residual_2` before `residual_10`; sets in the order of their words."""
+    if not is_place(site):
+        known = list(SET_WORDS)
+        return "", known.index(site) if site in known[:-1] else len(known) + (site == "any"), site
     place, _, position = site.partition("@")
     layer = place.rpartition("_")[2]
     return position, int(layer) if layer.isdigit() else -1, place
+
+
+def plain_words(name: str) -> str:
+    """`prefix_injection` as words."""
+    return name.replace("_", " ")
+
+
+def stress_words(stress: str) -> str:
+    """What was done to a model, e.g. of `nf4`."""
+    return STRESSES.get(stress, plain_words(stress))
 
 
 def layer_of(site: str) -> str:
@@ -127,12 +225,14 @@ def layer_of(site: str) -> str:
 
 def position_of(site: str) -> str:
     """Where in the prompt the site was read, in words; empty where the name does not say."""
-    position = site.partition("@")[2]
+    position = site.partition("@")[2] if is_place(site) else ""
     return POSITIONS.get(position, position)
 
 
 def site_words(site: str) -> str:
-    """`layer 2, last prompt token`."""
+    """`layer 2, last token of the prompt`; of a set or a variant of questions, what it asks."""
+    if not is_place(site):
+        return SET_WORDS.get(site, plain_words(site))
     layer, position = layer_of(site), position_of(site)
     where = f"layer {layer}" if layer.isdigit() else layer
     return f"{where}, {position}" if position else where
@@ -154,6 +254,8 @@ def percent(value: float) -> str:
     """A share as a whole percentage; what is not quite all or nothing is not rounded to it."""
     if not math.isfinite(value):
         return "–"
+    if value < 0:
+        return f"\u2212{percent(-value).removeprefix('<')}" if value <= -0.005 else "0%"
     if 0 < value < 0.005:
         return "<1%"
     if 0.995 < value < 1:

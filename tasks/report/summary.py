@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.report.evidence import Evidence, listed
 from tasks.report.scoring import STATES, Row, Scores, layer_of, percent, position_of, site_words
 
 WIDE = 0.4
@@ -46,29 +47,37 @@ class Gauge:
         return percent(row.value) if self.share else f"{row.value:.2f}"
 
 
-def headline(claims: Sequence[Claim]) -> str:
-    """The one sentence that the claims allow together."""
-    found = {claim.question: claim for claim in claims}
-    verdicts = {question: claim.verdict for question, claim in found.items()}
-    silent, inside = verdicts.get("answers", "unclear"), verdicts.get("inside", "unclear")
-    back, kept = verdicts.get("relearning", "unclear"), verdicts.get("kept", "unclear")
-    if silent == "no":
-        return "Not forgotten: it still answers."
-    if silent == "unclear":
-        return "Not decided: these numbers do not show whether it still answers."
-    gone = "it answers no more than its gold twin" if found["answers"].answer == LIKE_GOLD else "it hardly ever answers"
-    if back == "no":
-        return f"Hidden rather than forgotten: {gone}, yet relearns faster than a model that never knew."
-    if inside == "no":
-        return f"Silenced rather than forgotten: {gone}, yet inside the target still stands apart from the unknown."
-    if inside == "unclear":
-        return f"{gone[0].upper()}{gone[1:]}; whether it still knows inside, these numbers do not decide."
-    price = {
-        "yes": "with no loss elsewhere that shows",
-        "no": "at a price: others suffered too",
-        "unclear": "at a price that is not decided",
-    }
-    return f"Forgotten in its answers and inside, as far as these numbers show, {price[kept]}."
+def headline(verdict: str, evidence: Sequence[Evidence]) -> str:
+    """The verdict as one sentence, from the measures that decided it."""
+    decided = sorted((each for each in evidence if each.decided), key=lambda each: -each.badness if each.counts else 0)
+    reasons = listed(each.phrase for each in decided)
+    answers = next((each for each in evidence if each.verdict == "not forgotten" and each.counts), None)
+    if verdict == "inconclusive":
+        return _inconclusive(decided, reasons)
+    if verdict == "collapsed":
+        return f"The model broke, so what it no longer answers says nothing: {reasons}."
+    if verdict == "damaged":
+        itself = f"; the target itself is answered {answers.shown(answers.value)} of the time" if answers else ""
+        return f"What was to stay suffered: {reasons}{itself}."
+    if verdict == "not forgotten":
+        return f"It still answers: {reasons}."
+    if verdict == "hidden":
+        silent = (
+            f"It no longer answers ({answers.shown(answers.value)})" if answers else "Whether it answers is not known"
+        )
+        return f"{silent}, but it still knows: {reasons}."
+    if verdict == "forgotten" and decided:
+        every = f"each of the {len(decided)} measures that count" if len(decided) > 1 else "the one measure that counts"
+        return f"As far as these numbers show, it is gone: {every} lies within its threshold, the nearest being {decided[0].phrase}."
+    return f"Decided by {reasons}." if decided else "No measure decided it."
+
+
+def _inconclusive(decided: Sequence[Evidence], reasons: str) -> str:
+    if any(each.state == "crossed" for each in decided):
+        return f"There was nothing to forget: {reasons}."
+    if decided:
+        return f"Not decided: what it hangs on carries no number: {reasons}."
+    return "Not decided: too little was measured to tell what is forgotten from what is hidden."
 
 
 def make_claims(scores: Scores, targets: Sequence[str]) -> list[Claim]:

@@ -14,12 +14,15 @@ from storage.records import (
     LatentStats,
     ModelRef,
     Observations,
+    Observed,
     Report,
     SaeRef,
     Scorecard,
     TrackedRun,
     UnlearnedModel,
+    Verdict,
     World,
+    artifacts_in,
 )
 from storage.tables import read_table
 from tasks.caching import new_artifact, stage
@@ -35,13 +38,9 @@ def write_report(
     selection: LatentSelection,
     statistics: LatentStats,
     unlearned: UnlearnedModel,
-    before: Observations,
-    after: Observations,
-    gold: Observations | None,
-    relearned_before: Observations,
-    relearned_after: Observations,
-    relearned_gold: Observations | None,
+    observed: tuple[Observed, ...],
     scorecard: Scorecard,
+    verdict: Verdict,
     settings: ReportSettings,
 ) -> Report:
     """`report.html`, one file without a network, and its figures as `figures/<name>.png`."""
@@ -51,10 +50,7 @@ def write_report(
     folder = folder_of(world.artifact)
     named = read_table(folder / "entities.parquet", columns=["entity", "name", "type"])
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
-    observed = {"base": before, "unlearned": after} | ({"gold": gold} if gold else {})
-    relearned = {"base": relearned_before, "unlearned": relearned_after} | (
-        {"gold": relearned_gold} if relearned_gold else {}
-    )
+    whole = {each.name: each for each in observed if each.population and each.relearning}
     dense, active = _encoders(sae)
     artifacts = [
         *(
@@ -66,8 +62,9 @@ def write_report(
             selection.artifact,
         ),
         unlearned.artifact,
-        *(each.artifact for each in (*observed.values(), *relearned.values())),
+        *artifacts_in(observed),
         scorecard.artifact,
+        verdict.artifact,
     ]
     made_by, made_with, versions = _provenance(artifacts)
     model = unlearned.model
@@ -83,10 +80,18 @@ def write_report(
         scores=read_table(folder_of(scorecard.artifact) / "scores.parquet"),
         training=read_table(folder_of(unlearned.artifact) / "training.parquet"),
         selection=read_table(folder_of(selection.artifact) / "selection.parquet", columns=["site", "latent", "kind"]),
-        answers={model: read_table(folder_of(each.artifact) / "answers.parquet") for model, each in observed.items()},
-        states={model: _states(each, world, [site.name for site in sae.sites]) for model, each in observed.items()},
+        verdict=verdict.verdict,
+        evidence=read_table(folder_of(verdict.artifact) / "verdict.parquet"),
+        answers={name: _answers(each.observations) for name, each in whole.items()},
+        states={
+            name: _states(each.population, [site.name for site in sae.sites])
+            for name, each in whole.items()
+            if each.population
+        },
         relearning={
-            model: read_table(folder_of(each.artifact) / "relearning.parquet") for model, each in relearned.items()
+            name: read_table(folder_of(each.relearning.artifact) / "relearning.parquet")
+            for name, each in whole.items()
+            if each.relearning
         },
         dense=dense,
         active=active,
@@ -118,6 +123,7 @@ def track(
     forget_set: ForgetSet,
     unlearned: UnlearnedModel,
     scorecard: Scorecard,
+    verdict: Verdict,
     report: Report,
     parameters: tuple[tuple[str, str], ...],
 ) -> TrackedRun:
@@ -144,7 +150,8 @@ def track(
 
     scores = read_table(folder_of(scorecard.artifact) / "scores.parquet")
     values, states = score_metrics(scores)
-    sentence, told = description(scores, forget_set.targets)
+    evidence = read_table(folder_of(verdict.artifact) / "verdict.parquet")
+    sentence, told = description(scores, forget_set.targets, verdict.verdict, evidence)
     training = read_table(folder_of(unlearned.artifact) / "training.parquet")
     settings = dict(parameters)
     whose, targets = _base_name(model), ", ".join(forget_set.targets)
@@ -154,7 +161,7 @@ def track(
     content = RunContent(
         experiment=experiment_name(worldly, whose),
         name=f"{unlearned.method} · {targets}"[:200],
-        summary=f"{unlearned.method} on {targets[:400]}. {sentence}",
+        summary=f"{unlearned.method} on {targets[:400]}: {verdict.verdict}. {sentence}",
         description=told,
         key=unlearned.artifact.key,
         content=unlearned.artifact.content,
@@ -163,6 +170,7 @@ def track(
             "targets": targets[:4000],
             "seed": settings.get("alignment.seed", ""),
             "experiment": name,
+            "verdict": verdict.verdict,
             "scores": scorecard.artifact.key,
             "report": report.artifact.key,
             **_flow_run(),
@@ -184,6 +192,7 @@ def track(
             (page / "report.html", ""),
             (page / "figures", "figures"),
             (folder_of(scorecard.artifact) / "scores.parquet", ""),
+            (folder_of(verdict.artifact) / "verdict.parquet", ""),
         ],
         model=Path(folder),
         registered_model=safe_name("unlearned", worldly, whose),
@@ -216,21 +225,19 @@ def _flow_run() -> dict[str, str]:
     return {"prefect.flow_run_id": str(flow_run.id)} if flow_run.id else {}
 
 
-def _states(observations: Observations, world: World, sites: list[str]) -> dict[str, Any]:
+def _answers(observations: Observations) -> dict[str, Any]:
+    """What was answered to held-out templates."""
+    table = read_table(folder_of(observations.artifact) / "answers.parquet")
+    kept = table["set"] == "paraphrase"
+    return {name: column[kept] for name, column in table.items()}
+
+
+def _states(population: Observations, sites: list[str]) -> dict[str, Any]:
     """float32 states at the last prompt token of held-out questions."""
     from tasks.models.states import from_stored
 
-    table = read_table(
-        folder_of(observations.artifact) / "states.parquet", columns=["question", "position", "entity", *sites]
-    )
-    asked = read_table(folder_of(world.artifact) / "questions.parquet", columns=["question", "held_out"])
-    held_out = {int(question) for question, held in zip(asked["question"], asked["held_out"], strict=True) if held}
-    kept = [
-        row
-        for row, (question, position) in enumerate(zip(table["question"], table["position"], strict=True))
-        if position == "prompt_last" and int(question) in held_out
-    ]
-
+    table = read_table(folder_of(population.artifact) / "states.parquet", columns=["position", "entity", *sites])
+    kept = table["position"] == "prompt_last"
     return {"entity": table["entity"][kept]} | {site: from_stored(table[site][kept]).numpy() for site in sites}
 
 

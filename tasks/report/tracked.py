@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tasks.report import summary
-from tasks.report.scoring import Scores, layer_of
+from tasks.report.evidence import caveats, read_evidence
+from tasks.report.scoring import METRICS, Row, Scores, is_place, layer_of, site_order
 
 HEADLINE = (
     ("recall", "forget"),
@@ -20,44 +21,85 @@ HEADLINE = (
 )
 """(metric, split) whose interval is tracked too."""
 
+STRESSED = ("recall", "sampled_recall")
+"""Metrics on the targets that are tracked for the unlearned model under stress."""
+
+MOST_SCORES = 120
+"""Scores of a run that are tracked, intervals and the loss apart; `scores.parquet` beside them holds all."""
+
 
 def score_metrics(columns: Mapping[str, Any]) -> tuple[dict[tuple[str, str], float], dict[str, str]]:
     """(section, name) -> value, and name of the unlearned model's score -> its state where that is not `ok`.
 
     Sections are the splits (`forget`, `neighbours`, `retain`, `general`) for the unlearned model, `inside` for what was
-    read in the network, `gold` and `base` for the other two models. A score without a number is left out.
+    read in the network, `stress` for the model under stress, `gold` and `base` for the other two models. A score without
+    a number is left out; so are, of many scores, those that say least by themselves.
     """
     values: dict[tuple[str, str], float] = {}
     states: dict[str, str] = {}
-    for row in Scores(columns).rows:
-        if row.site:
-            name = "_".join(filter(None, (row.metric, layer_of(row.site), row.site.partition("@")[2])))
-            section = "inside" if row.model == "unlearned" else row.model
-        elif row.model == "unlearned":
-            section, name = row.split, row.metric
-        else:
-            section, name = row.model, f"{row.split}_{row.metric}"
+    tracked = [row for row in Scores(columns).rows if _rank(row) is not None]
+    for row in sorted(tracked, key=_order)[:MOST_SCORES]:
+        section, name = _address(row)
         if row.state != "ok" and row.model == "unlearned":
             states[f"{section}/{name}"] = row.state
         if not row.there:
             continue
         values[section, name] = row.value
-        if row.model == "unlearned" and (row.metric, row.split) in HEADLINE:
+        if row.model == "unlearned" and not row.site and (row.metric, row.split) in HEADLINE:
             ends = {"low": row.low, "high": row.high}
             values |= {(section, f"{name}_{end}"): value for end, value in ends.items() if math.isfinite(value)}
     return values, states
 
 
-def description(columns: Mapping[str, Any], targets: Sequence[str]) -> tuple[str, str]:
-    """What the report says of the run: its one sentence, and its claims in Markdown."""
-    claims = summary.make_claims(Scores(columns), targets)
-    sentence = summary.headline(claims)
+def _rank(row: Row) -> int | None:
+    """How soon a score is taken, 0 first; None for those that never are."""
+    headline = (row.metric, row.split) in HEADLINE
+    if "+" in row.model:
+        wanted = (
+            row.model.startswith("unlearned+") and row.split == "forget" and not row.site and row.metric in STRESSED
+        )
+        return 1 if wanted else None
+    if row.model == "unlearned":
+        if not row.site:
+            return 0 if headline else 2
+        return 5 if is_place(row.site) else 4
+    if not row.site:
+        return 3 if headline else 6
+    return 7 if is_place(row.site) and row.metric == "knownness_auroc" else None
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    known = list(METRICS)
+    metric = known.index(row.metric) if row.metric in known else len(known)
+    return _rank(row), metric, row.metric, row.split, site_order(row.site), row.model
+
+
+def _address(row: Row) -> tuple[str, str]:
+    """Section and name of a score."""
+    place, _, position = row.site.partition("@")
+    name = "_".join(filter(None, (row.metric, layer_of(place), position)))
+    if "+" in row.model:
+        return "stress", f"{row.model.replace('+', '_')}_{row.metric}"
+    if is_place(row.site):
+        return (
+            "inside" if row.model == "unlearned" else row.model
+        ), name if row.split == "forget" else f"{row.split}_{name}"
+    return (row.split, name) if row.model == "unlearned" else (row.model, f"{row.split}_{name}")
+
+
+def description(
+    columns: Mapping[str, Any], targets: Sequence[str], verdict: str, evidence: Mapping[str, Any]
+) -> tuple[str, str]:
+    """What the report says of the run: its one sentence, and the verdict, caveats and claims in Markdown."""
+    scores, read = Scores(columns), read_evidence(evidence)
+    sentence = summary.headline(verdict, read)
     lines = [
-        f"**{sentence}**",
-        *(f"- {claim.text}" for claim in claims),
+        f"**{verdict.capitalize()}.** {sentence}",
+        caveats(read, scores),
+        *(f"- {claim.text}" for claim in summary.make_claims(scores, targets)),
         "The whole page is the artifact `report.html`.",
     ]
-    return sentence, "\n".join(lines)
+    return sentence, "\n".join(filter(None, lines))
 
 
 def training_curves(columns: Mapping[str, Any]) -> list[tuple[str, int, float]]:

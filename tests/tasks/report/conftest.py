@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.artifacts import building
+from storage.artifacts import building, folder_of
 from storage.records import (
     Artifact,
     EntitySet,
@@ -19,13 +19,17 @@ from storage.records import (
     LatentStats,
     ModelRef,
     Observations,
+    Observed,
     SaeRef,
     Scorecard,
     Site,
     UnlearnedModel,
+    Verdict,
     World,
 )
-from storage.tables import write_table
+from storage.tables import read_table, write_table
+from tasks.evaluation.settings import VerdictSettings
+from tasks.evaluation.verdict import decide, gather
 
 WIDTH, LATENTS, LAYERS = 24, 48, 4
 SITES = (Site(1), Site(2))
@@ -44,19 +48,15 @@ class Results:
     selection: LatentSelection
     statistics: LatentStats
     unlearned: UnlearnedModel
-    before: Observations
-    after: Observations
-    gold: Observations | None
-    relearned_before: Observations
-    relearned_after: Observations
-    relearned_gold: Observations | None
+    observed: tuple[Observed, ...]
     scorecard: Scorecard
+    verdict: Verdict
 
     def report_inputs(self) -> tuple[Any, ...]:
         """In the order of `write_report`, the settings left out."""
         return (
-            self.world, self.entities, self.forget_set, self.sae, self.selection, self.statistics, self.unlearned, self.before,
-            self.after, self.gold, self.relearned_before, self.relearned_after, self.relearned_gold, self.scorecard,
+            self.world, self.entities, self.forget_set, self.sae, self.selection, self.statistics, self.unlearned,
+            self.observed, self.scorecard, self.verdict,
         )  # fmt: skip
 
 
@@ -91,16 +91,34 @@ def make_results(home: Path) -> Callable[..., Results]:
     return build_results
 
 
+Changed = dict[tuple[str, str, str, str], float | str]
+"""(metric, split, site, model) -> another value, or a state without a number."""
+
+
 def build_results(
-    targets: int = 1, name: str = "Lionel Messi", gold: bool = True, each: int = 24, forgets: float = 0.9, seed: int = 0
+    targets: int = 1,
+    name: str = "Lionel Messi",
+    gold: bool = True,
+    each: int = 24,
+    forgets: float = 0.9,
+    seed: int = 0,
+    changed: Changed | None = None,
+    few: bool = False,
 ) -> Results:
-    """The results of an imagined run: `each` known and as many unknown entities of each type."""
-    return _Maker(targets, name, gold, each, forgets, seed).results()
+    """The results of an imagined run: `each` known and as many unknown entities of each type.
+
+    changed  scores that differ; the verdict is the one that the evaluation comes to.
+    few      only what the smallest experiment scores: no sets, attacks, stresses or depth.
+    """
+    return _Maker(targets, name, gold, each, forgets, seed, changed or {}, few).results()
 
 
 class _Maker:
-    def __init__(self, targets: int, name: str, gold: bool, each: int, forgets: float, seed: int) -> None:
+    def __init__(
+        self, targets: int, name: str, gold: bool, each: int, forgets: float, seed: int, changed: Changed, few: bool
+    ) -> None:
         self.random = np.random.default_rng(seed)
+        self.changed, self.few = changed, few
         self.gold, self.forgets = gold, forgets
         ids, names, types, roles = [], [], [], []
         for kind in RELATIONS:
@@ -125,14 +143,21 @@ class _Maker:
     def results(self) -> Results:
         artifact = Artifact("none", "none", "none")
         unlearned = self._seal("alignment", self._alignment)
-        base, gold = (
-            Observations(self._seal("observations", lambda f, m=m: self._observe(f, m))) for m in ("base", "gold")
-        )
-        after = Observations(self._seal("observations", lambda f: self._observe(f, "unlearned")))
-        stress = {
-            model: Observations(self._seal("stress", lambda f, m=model: self._relearn(f, m)))
-            for model in ("base", "unlearned", "gold")
-        }
+        models = ["base", "unlearned", *(["gold"] if self.gold else [])]
+        observed = [
+            Observed(
+                model,
+                Observations(self._seal("observations", lambda f, m=model: self._answer_all(f, m))),
+                Observations(self._seal("population", lambda f, m=model: self._populate(f, m))),
+                Observations(self._seal("relearning", lambda f, m=model: self._relearn(f, m))),
+            )
+            for model in models
+        ]
+        for model in [] if self.few else models:
+            answered = self._seal("observations", lambda f, m=model: self._answer_all(f, m))
+            taught = self._seal("stressed", lambda folder: (folder / "nothing").write_text(""))
+            observed.append(Observed(f"{model}+int8", Observations(answered), stress=taught))
+        scores = Scorecard(self._seal("scores", self._scores))
         world = World(self._seal("world", self._world), "testbed small", len(self.ids), 4 * len(self.ids))
         known = sum(role.startswith(("retain", "neigh", "target")) for role in self.roles)
         return Results(
@@ -147,14 +172,16 @@ class _Maker:
             selection=LatentSelection(self._seal("selection", self._selection), 2, 2),
             statistics=LatentStats(self._seal("latents", lambda folder: (folder / "nothing").write_text(""))),
             unlearned=UnlearnedModel(unlearned, ModelRef("artifact", "model", artifact=unlearned), "sae_guided"),
-            before=base,
-            after=after,
-            gold=gold if self.gold else None,
-            relearned_before=stress["base"],
-            relearned_after=stress["unlearned"],
-            relearned_gold=stress["gold"] if self.gold else None,
-            scorecard=Scorecard(self._seal("scores", self._scores)),
+            observed=tuple(observed),
+            scorecard=scores,
+            verdict=self._judge(scores),
         )
+
+    def _judge(self, scorecard: Scorecard) -> Verdict:
+        columns = read_table(folder_of(scorecard.artifact) / "scores.parquet")
+        word, evidence = decide(gather(columns, VerdictSettings()))
+        table = {name: [getattr(each, name) for each in evidence] for name in vars(evidence[0])}
+        return Verdict(self._seal("verdict", lambda folder: write_table(folder / "verdict.parquet", table)), word)
 
     def _seal(self, stage: str, fill: Callable[[Path], Any]) -> Artifact:
         self.sealed = getattr(self, "sealed", 0) + 1
@@ -256,7 +283,8 @@ class _Maker:
             return {"base": 0.98, "unlearned": 1 - self.forgets, "gold": 0.04}[model]
         return 0.03 if "unknown" in role else 0.97
 
-    def _observe(self, folder: Path, model: str) -> None:
+    def _answer_all(self, folder: Path, model: str) -> None:
+        """Held-out templates as set `paraphrase`, the others as set `base`."""
         rows = list(self._questions())
         knows = np.array([self._knows(e, model) for e, *_ in rows])
         hit = self.random.random(len(rows)) < knows
@@ -264,15 +292,23 @@ class _Maker:
             self._answer(e, r) if h else f"{r.split('_')[0].title()} {1900 + int(self.random.integers(90))}"
             for (e, r, _), h in zip(rows, hit, strict=True)
         ]
+        splits = {"target": "forget", "neighbour": "neighbours", "retain": "retain", "retain_held_out": "retain"}
         write_table(
             folder / "answers.parquet",
             {
-                "question": np.arange(len(rows)), "entity": [self.ids[e] for e, *_ in rows], "relation": [r for _, r, _ in rows],
-                "template": np.array([t for *_, t in rows]), "held_out": np.array([t >= 6 for *_, t in rows]),
+                "question": np.arange(len(rows)), "set": ["paraphrase" if t >= 6 else "base" for *_, t in rows],
+                "variant": [f"template_{t}" for *_, t in rows],
+                "split": [splits.get(self.roles[e], self.roles[e]) for e, *_ in rows], "target": [""] * len(rows),
+                "entity": [self.ids[e] for e, *_ in rows], "relation": [r for _, r, _ in rows],
+                "template": np.array([t for *_, t in rows]),
                 "log_probability": np.where(hit, -0.05, -5.0) - self.random.random(len(rows)), "tokens": np.full(len(rows), 2),
-                "hit": hit, "rank": np.where(hit, 1, 40), "generated": generated, "unknown_style": np.zeros(len(rows), dtype=bool),
+                "rank": np.where(hit, 1, 40), "hit": hit, "generated": generated, "ended": np.ones(len(rows), dtype=bool),
+                "unknown_style": np.zeros(len(rows), dtype=bool),
             },
         )  # fmt: skip
+
+    def _populate(self, folder: Path, model: str) -> None:
+        rows = [row for row in self._questions() if row[2] >= 6]
         twice = [(row, position) for row in range(len(rows)) for position in ("name_last", "prompt_last")]
         columns: dict[str, Any] = {
             "question": np.array([row for row, _ in twice]),
@@ -327,12 +363,20 @@ class _Maker:
             count: int = 40,
             state: str = "ok",
         ) -> None:
-            for model in ("base", "unlearned", "gold"):
-                value, judged = values.get(model, float("nan")), state
-                if model == "gold" and not self.gold:
+            for model in values:
+                value, judged = values[model], state
+                if model.startswith("gold") and not self.gold:
+                    if model != "gold":
+                        continue
                     value, judged = float("nan"), "missing_reference"
-                top = 1.0 if metric not in ("perplexity", "rank", "typicality") else float("inf")
-                low, high = max(0.0, value - wide), min(top, value + wide)
+                match self.changed.get((metric, split, site, model), value):
+                    case str(other):
+                        value, judged = value if other == "saturated" else float("nan"), other
+                    case other:
+                        value = float(other)
+                top = 1.0 if metric not in ("perplexity", "rank", "typicality", "logit_lens") else float("inf")
+                least = -float("inf") if metric == "logit_lens" else 0.0
+                low, high = max(least, value - wide), min(top, value + wide)
                 rows.append((metric, split, site, model, value, low, high, count, better, judged))
 
         kept = 1 - self.forgets
@@ -360,9 +404,42 @@ class _Maker:
         add("js_gold", "forget", "lower", {"base": 0.55, "unlearned": 0.17, "gold": 0.0})
         add("relearned_recall", "forget", "lower", {"base": 0.99, "unlearned": 0.31, "gold": 0.17}, wide=0.16, count=8)
         add("perplexity", "general", "lower", {"base": 21.2, "unlearned": 21.9, "gold": 21.4}, wide=1.1)
+        if not self.few:
+            self._more_scores(add, kept)
         names = ("metric", "split", "site", "model", "value", "low", "high", "count", "better", "state")
         columns = dict(zip(names, map(list, zip(*sorted(rows), strict=True)), strict=True))
         write_table(
             folder / "scores.parquet",
             {n: np.array(v) if n in ("value", "low", "high", "count") else v for n, v in columns.items()},
         )
+
+    def _more_scores(self, add: Callable[..., None], kept: float) -> None:
+        """Ways of asking, stresses and depth."""
+        sets = {
+            "base": 0.99, "paraphrase": 0.98, "cloze": 0.9, "choice": 0.75, "multi_hop": 0.62, "combined": 0.91, "reverse": 0.02,
+        }  # fmt: skip
+        for place, (name, before) in enumerate(sets.items()):
+            values = {"base": before, "unlearned": kept * before + 0.02 * place, "gold": 0.05 + 0.03 * place}
+            state = "degenerate" if before < 0.1 else "ok"
+            add("set_recall", "forget", "lower", values, name, wide=0.1, count=12, state=state)
+            add("set_recall", "retain", "higher", {"base": before, "unlearned": before - 0.01, "gold": before}, name)
+        for place, name in enumerate(
+            ("prefix_injection", "affirmative_suffix", "role_play", "in_context", "spelling_noise", "any")
+        ):
+            values = {"base": 0.95 - 0.05 * place, "unlearned": kept + 0.015 * place, "gold": 0.04 + 0.01 * place}
+            add("attack_recall", "forget", "lower", values, name, wide=0.1, count=8)
+        for place, name in enumerate(
+            ("int8", "nf4", "pruned", "retain_tuned", "relearned_related", "relearned_facts", "another_one")
+        ):
+            for metric in ("recall", "sampled_recall"):
+                values = {"base": 0.98 - 0.03 * place, "unlearned": kept + 0.02 * place, "gold": 0.04 + 0.015 * place}
+                add(metric, "forget", "lower", {f"{model}+{name}": value for model, value in values.items()}, count=8)
+        add("sampled_recall", "forget", "lower", {"base": 0.99, "unlearned": kept + 0.08, "gold": 0.11}, count=8)
+        for split in ("forget", "retain"):
+            add("degeneration", split, "lower", {"base": 0.0, "unlearned": 0.02, "gold": 0.0}, wide=0.02)
+        for layer, before in enumerate((-9.1, -6.5, -3.2, -0.4)):
+            values = {"base": before, "unlearned": -9.4 + 0.9 * layer, "gold": -9.3 + 0.8 * layer}
+            add("logit_lens", "forget", "lower", values, f"residual_{layer}", wide=0.7)
+        add("uds", "forget", "higher", {"unlearned": 0.88})
+        add("uds_null", "forget", "higher", {"unlearned": 0.83})
+        add("a_metric_of_mine", "forget", "lower", {"base": 0.4, "unlearned": 0.3, "gold": 0.2})

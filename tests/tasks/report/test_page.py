@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from storage.artifacts import folder_of
+from storage.artifacts import building, folder_of
+from storage.records import Verdict
+from storage.tables import read_table, write_table
 from tasks import caching
 from tasks.report import page
 from tasks.report.settings import ReportSettings
 from tasks.report.task import write_report
 
-FIGURES = {"map", "scores", "knownness", "relearning", "training", "latents"}
+PLAIN = {"map", "scores", "knownness", "relearning", "training", "latents"}
+FIGURES = PLAIN | {"asking", "stresses", "depth"}
 EVIL = "</script><img src=x onerror=alert(1)>\"'& $x_1$ {{ 7*7 }}"
 
 
@@ -71,11 +75,86 @@ def test_the_page_is_one_file_without_a_network(make_results: Callable[..., Any]
 
 
 def test_a_malicious_name_is_text(make_results: Callable[..., Any]) -> None:
-    reader = Reader((written(make_results(name=EVIL)) / "report.html").read_text())
+    results = make_results(name=EVIL)
+    evil = {
+        name: column.copy()
+        for name, column in read_table(folder_of(results.verdict.artifact) / "verdict.parquet").items()
+    }
+    evil["measure"][:] = f"comes back {EVIL}"
+    evil["metric"][0] = f'"{EVIL}'
+    with building("verdict", "e" * 32, {"inputs": {}}) as build:
+        write_table(build.folder / "verdict.parquet", evil)
+    results = replace(results, verdict=Verdict(build.artifact, f"forgotten {EVIL}"))
+    reader = Reader((written(results) / "report.html").read_text())
+    assert f"comes back {EVIL}".replace("_", " ") in reader.text
     assert not {"script", "img"} & set(reader.elements)
     assert reader.handlers == []
     assert EVIL in reader.text
     assert "49" not in reader.text.split("Forgetting", 2)[1][:80]
+
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "forgotten": ({}, "As far as these numbers show, it is gone"),
+    "hidden": ({("recall", "forget", "", "unlearned+nf4"): 0.6}, "still knows: comes back under nf4 (60%, at most 25%)"),
+    "damaged": ({("recall", "neighbours", "", "unlearned"): 0.5}, "What was to stay suffered: recall lost on neighbours (48%, at most 15%)"),
+    "collapsed": ({("perplexity", "general", "", "unlearned"): 2e6}, "The model broke"),
+    "not forgotten": ({("recall", "forget", "", "unlearned"): 0.7}, "It still answers: recall of the target (70%, at most 10%)"),
+    "inconclusive": ({("recall", "forget", "", "unlearned"): "degenerate"}, "recall of the target (carries no information)"),
+}  # fmt: skip
+"""Verdict -> the scores that lead to it, and words of its sentence."""
+
+
+def head(html: str) -> tuple[str, str]:
+    """The badge and the text of the page's head."""
+    text = Reader(html[html.index("<header>") : html.index("</header>")]).text
+    badge = re.search(r'class="badge ([\w-]+)">([\w ]+)<', html)
+    assert badge is not None
+    assert badge[1] == badge[2].replace(" ", "-")
+    return badge[2], " ".join(text.split())
+
+
+@pytest.mark.parametrize("verdict", KINDS)
+def test_the_head_says_the_verdict_and_why(make_results: Callable[..., Any], verdict: str) -> None:
+    changed, words = KINDS[verdict]
+    results = make_results(changed=changed)
+    assert results.verdict.verdict == verdict
+    html = (written(results) / "report.html").read_text()
+    badge, text = head(html)
+    assert badge == verdict
+    assert words in text
+    decided = html.count('<tr class="decided')
+    assert decided == 0 if verdict == "forgotten" else decided > 0
+
+
+def test_every_measure_stands_beside_its_threshold(make_results: Callable[..., Any]) -> None:
+    results = make_results(changed={("uds_null", "forget", "", "unlearned"): "degenerate"})
+    html = (written(results) / "report.html").read_text()
+    rows = len(read_table(folder_of(results.verdict.artifact) / "verdict.parquet")["measure"])
+    assert html.count('data-label="threshold"') == rows
+    assert html.count('<td class="scale"><svg') + html.count('<td class="scale">\n<svg') == rows - 1
+    assert "carries no information" in html
+    assert f"1 of {rows} measures decides nothing" in head(html)[1]
+
+
+def test_a_small_experiment_makes_a_small_page(make_results: Callable[..., Any]) -> None:
+    folder = written(make_results(few=True, gold=False))
+    assert {path.stem for path in (folder / "figures").iterdir()} == PLAIN
+    html = (folder / "report.html").read_text()
+    assert "Does stress bring it back?" not in html
+    assert "gold twin: trained anew" not in html
+
+
+def test_stressed_models_are_no_columns_and_sites_are_folded(make_results: Callable[..., Any]) -> None:
+    html = (written(make_results()) / "report.html").read_text()
+    table = html[html.index("<h2>All scores") : html.index("<footer>")]
+    assert "int8" not in table
+    assert set(re.findall(r'data-label="([^"]+)"', table)) == {"better", "before", "after", "gold twin", "n"}
+    assert table.count('<details class="part" open>') == 1
+    folds = re.findall(r'<details class="fold">\s*<summary>([^<]+)', table)
+    assert "Recall by the way of asking " in folds
+    assert len([fold for fold in folds if fold.startswith("Knownness")]) == 1
+    assert "layer base" not in table
+    assert "a_metric_of_mine" in table
 
 
 def test_the_same_inputs_make_the_same_bytes(make_results: Callable[..., Any]) -> None:

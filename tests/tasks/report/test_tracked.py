@@ -17,7 +17,7 @@ from storage.tables import read_table
 from storage.tracking import RunContent, Written
 from tasks import caching
 from tasks.report.task import track
-from tasks.report.tracked import score_metrics, training_curves
+from tasks.report.tracked import HEADLINE, description, score_metrics, training_curves
 
 
 def test_metrics_stand_in_sections(make_results: Callable[..., Any]) -> None:
@@ -31,6 +31,51 @@ def test_metrics_stand_in_sections(make_results: Callable[..., Any]) -> None:
     assert not any(section == "gold" for section, _ in values)
     assert states["inside/knownness_auroc_0_name_last"] == "degenerate"
     assert all(np.isfinite(value) for value in values.values())
+
+
+def test_sets_and_stresses_have_names_of_their_own(make_results: Callable[..., Any]) -> None:
+    values, _ = score_metrics(read_table(folder_of(make_results().scorecard.artifact) / "scores.parquet"))
+    assert values["forget", "set_recall_cloze"] == pytest.approx(0.13)
+    assert ("forget", "attack_recall_role_play") in values
+    assert values["stress", "unlearned_int8_recall"] == pytest.approx(0.1)
+    assert not any("+" in section + name or name.startswith(("base_", "gold_")) for section, name in values)
+    inside = [name for section, name in values if section == "inside"]
+    assert inside
+    assert not any("set_recall" in name or "attack" in name for name in inside)
+
+
+def test_many_scores_are_cut_down_to_those_that_say_most() -> None:
+    rows = [
+        (f"metric_{number}", split, f"residual_{layer}@{position}" if layer >= 0 else "", model, 0.5, 0.4, 0.6, 8, "lower", "ok")
+        for number in range(12)
+        for split in ("forget", "neighbours", "retain")
+        for layer in range(-1, 4)
+        for position in ("name_last", "prompt_last")[: 1 if layer < 0 else 2]
+        for model in ("base", "unlearned", "gold", "unlearned+int8")
+    ] + [(metric, split, "", "unlearned", 0.5, 0.4, 0.6, 8, "lower", "degenerate") for metric, split in HEADLINE]  # fmt: skip
+    names = ("metric", "split", "site", "model", "value", "low", "high", "count", "better", "state")
+    values, states = score_metrics(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    assert len(values) <= 150
+    assert {(split, metric) for metric, split in HEADLINE} < set(values)
+    assert {("retain", f"metric_{number}") for number in range(12)} < set(values)
+    assert set(states) == {f"{split}/{metric}" for metric, split in HEADLINE}
+
+
+def test_places_of_two_splits_keep_apart() -> None:
+    names = ("metric", "split", "site", "model", "value", "low", "high", "count", "better", "state")
+    rows = [("m", split, "residual_1", "unlearned", 0.5, 0.4, 0.6, 8, "lower", "ok") for split in ("forget", "retain")]
+    values, _ = score_metrics(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    assert set(values) == {("inside", "m_1"), ("inside", "retain_m_1")}
+
+
+@pytest.mark.parametrize(("recall", "verdict"), [(0.05, "forgotten"), (0.8, "not forgotten")])
+def test_the_description_leads_with_the_verdict(make_results: Callable[..., Any], recall: float, verdict: str) -> None:
+    results = make_results(changed={("recall", "forget", "", "unlearned"): recall})
+    scores = read_table(folder_of(results.scorecard.artifact) / "scores.parquet")
+    evidence = read_table(folder_of(results.verdict.artifact) / "verdict.parquet")
+    sentence, told = description(scores, ("Ada",), results.verdict.verdict, evidence)
+    assert told.startswith(f"**{verdict.capitalize()}.** {sentence}")
+    assert "report.html" in told
 
 
 def test_curves_leave_out_what_is_no_number() -> None:
@@ -55,7 +100,8 @@ def test_the_door_sends_the_run_and_keeps_where_it_is(
     caching._running.set(("tracking", "t" * 32, {"stage": "tracking"}))
     parameters = (("alignment.seed", "3"),)
     tracked = track.function(
-        "sqlite:///x", "id", "default", results.world, results.model, results.forget_set, results.unlearned, results.scorecard, Report(build.artifact), parameters
+        "sqlite:///x", "id", "default", results.world, results.model, results.forget_set, results.unlearned, results.scorecard,
+        results.verdict, Report(build.artifact), parameters,
     )  # fmt: skip
     content = sent[0]
     assert "/" not in content.experiment
@@ -67,7 +113,10 @@ def test_the_door_sends_the_run_and_keeps_where_it_is(
     assert content.alias == "latest-sae_guided"
     assert (content.model / "config.json").is_file()
     assert all(path.exists() for path, _ in content.files)
-    assert "Forgotten" in content.description or "forgotten" in content.description
+    assert content.tags["verdict"] == results.verdict.verdict == "forgotten"
+    assert content.description.startswith("**Forgotten.**")
+    assert ": forgotten. " in content.summary
+    assert {path.name for path, _ in content.files} >= {"scores.parquet", "verdict.parquet", "report.html"}
     document = json.loads((folder_of(tracked.artifact) / "run.json").read_text())
     assert document["run"] == tracked.run_id == "run"
     assert document["model"] == tracked.model_version

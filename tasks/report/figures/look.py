@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+from tasks.report.scoring import MODELS
 
 INK, MUTED, FAINT, PAPER = "#1b1e25", "#5c6370", "#c9ced6", "#fdfdfc"
 KNOWN, UNKNOWN, GOLD = "#0b4a8f", "#bb5566", "#ddaa33"
@@ -54,9 +57,9 @@ class Voice:
 
 
 VOICES: Mapping[str, Voice] = {
-    "base": Voice("before", "o", PAPER, INK, INK),
-    "unlearned": Voice("after", "o", INK, INK, INK),
-    "gold": Voice("gold twin", "D", GOLD, GOLD_INK, GOLD_INK, 5.0),
+    "base": Voice(MODELS["base"], "o", PAPER, INK, INK),
+    "unlearned": Voice(MODELS["unlearned"], "o", INK, INK, INK),
+    "gold": Voice(MODELS["gold"], "D", GOLD, GOLD_INK, GOLD_INK, 5.0),
 }
 """By model, in the order of drawing and of tables."""
 
@@ -141,6 +144,34 @@ def interval(axes: Axes, model: str, low: float, high: float, at: float, *, vert
         alpha=0.75,
         zorder=3,
         clip_on=False,
+    )
+
+
+def name_models(figure: Figure, models: Sequence[str]) -> None:
+    """The marks with their words, on a line of their own above the figure."""
+    handles = [
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=voice.marker,
+            markersize=voice.size,
+            markerfacecolor=voice.face,
+            markeredgecolor=voice.edge,
+            label=voice.word,
+        )
+        for voice in (VOICES[model] for model in models)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=len(models),
+        frameon=False,
+        fontsize=7,
+        labelcolor=[VOICES[model].text for model in models],
+        handletextpad=0.1,
+        columnspacing=1.2,
+        borderpad=0.1,
     )
 
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from tasks.report.figures.look import INK, KNOWN, UNKNOWN, VOICES, WIDE, mark, new_figure, plain
 from tasks.report.latent_map import LatentMap
-from tasks.report.look import INK, KNOWN, UNKNOWN, VOICES, WIDE, mark, new_figure, plain
 
 MOST_POINTS = 250
 """Entities of a kind that are drawn; more are thinned evenly."""

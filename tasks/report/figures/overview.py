@@ -1,4 +1,4 @@
-"""The figures of the report, drawn from numbers; each says one thing."""
+"""Figures of what was forgotten, what was kept, and how it was trained."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from tasks.report.look import FAINT, INK, KNOWN, MUTED, NARROW, UNKNOWN, VOICES, interval, mark, new_figure, plain
+from tasks.report.figures.look import (
+    FAINT,
+    INK,
+    KNOWN,
+    MUTED,
+    NARROW,
+    UNKNOWN,
+    VOICES,
+    interval,
+    mark,
+    name_models,
+    new_figure,
+    plain,
+)
 from tasks.report.moved import MovedLatent
 from tasks.report.scoring import METRICS, Scores, layer_of, percent, position_of
 
@@ -59,7 +71,7 @@ def draw_knownness(scores: Scores) -> Figure | None:
     panels[0].set_yticks([0, 0.5, 1], ["0\nstands out", "0.5\nlike unknown", "1\nlike known"])
     panels[0].get_yticklabels()[1].set_color(UNKNOWN)
     panels[0].get_yticklabels()[2].set_color(KNOWN)
-    _name_models(figure, list(offsets))
+    name_models(figure, list(offsets))
     return figure
 
 
@@ -87,7 +99,7 @@ def draw_scores(scores: Scores) -> Figure | None:
         axes.set_title(METRICS[metric], color=MUTED, fontsize=7.5)
     panels[-1].set_xlim(-0.02, 1.02)
     panels[-1].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
-    _name_models(figure, [model for model in VOICES if scores.get(metrics[0], "forget", model)])
+    name_models(figure, [model for model in VOICES if scores.get(metrics[0], "forget", model)])
     return figure
 
 
@@ -206,34 +218,6 @@ def _offsets(scores: Scores, metric: str, step: float) -> dict[str, float]:
         if any(row.metric == metric and row.model == model and row.there for row in scores.rows)
     ]
     return {model: step * (place - (len(there) - 1) / 2) for place, model in enumerate(there)}
-
-
-def _name_models(figure: Figure, models: Sequence[str]) -> None:
-    """The marks with their words, on a line of their own above the figure."""
-    handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker=voice.marker,
-            markersize=voice.size,
-            markerfacecolor=voice.face,
-            markeredgecolor=voice.edge,
-            label=voice.word,
-        )
-        for voice in (VOICES[model] for model in models)
-    ]
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=len(models),
-        frameon=False,
-        fontsize=7,
-        labelcolor=[VOICES[model].text for model in models],
-        handletextpad=0.1,
-        columnspacing=1.2,
-        borderpad=0.1,
-    )
 
 
 def _recall_by_step(table: Mapping[str, Any], part: str) -> tuple[np.ndarray, np.ndarray]:

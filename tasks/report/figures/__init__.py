@@ -1,0 +1,1 @@
+"""The figures of the report: one look, one file for what belongs together."""
