@@ -1,0 +1,1 @@
+"""Its activations as an autoencoder's latents."""
