@@ -170,7 +170,9 @@ def summarise(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         value = {(r["target"], r["seed"], r["specimen"], r["stress"]): r["value"] for r in mine}
         cells = sorted({(r["target"], r["seed"]) for r in mine})
 
-        def pair(cell: tuple[str, int], specimen: str, under: str, value: dict = value) -> tuple[float, float]:  # type: ignore[type-arg]
+        def pair(
+            cell: tuple[str, int], specimen: str, under: str, value: dict[Any, float] = value
+        ) -> tuple[float, float]:
             return value.get((*cell, specimen, ""), math.nan), value.get((*cell, specimen, under), math.nan)
 
         relearned = [

@@ -45,18 +45,22 @@ class Answered:
 def observe_answers(loaded: LoadedModel, questions: Mapping[str, Any], token_budget: int) -> Answered:
     """Score every option and decode every answer; options of a question, and questions about one name, share what they share."""
     rows = range(len(questions["question"]))
-    offered = [[*accepted, *wrong] for accepted, wrong in zip(questions["answers"], questions["wrong"], strict=True)]
+    # Where no wrong answer stands beside it, the canonical answer is all that is scored.
+    accepted = [
+        len(right) if len(wrong) else 1 for right, wrong in zip(questions["answers"], questions["wrong"], strict=True)
+    ]
+    offered = [
+        [*right[:count], *wrong]
+        for right, wrong, count in zip(questions["answers"], questions["wrong"], accepted, strict=True)
+    ]
+    right = encode_world(loaded, questions, rows)
     encoded = encode_world(loaded, {**questions, "answers": offered}, rows)
     prompts = [question.prompt for question in encoded]
     scores = score_answers(
         loaded, prompts, [question.answers for question in encoded], per_token=True, budget=token_budget
     )
     said = greedy(loaded, prompts, max_new_tokens=NEW_TOKENS)
-    accepted = [len(each) for each in questions["answers"]]
-    hit = [
-        ids in question.answers[:count] and len(ids) < NEW_TOKENS
-        for ids, question, count in zip(said, encoded, accepted, strict=True)
-    ]
+    hit = [ids in question.answers and len(ids) < NEW_TOKENS for ids, question in zip(said, right, strict=True)]
     text = [loaded.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in said]
     canonical = scores.answer == 0
     answers = {

@@ -277,7 +277,7 @@ def _tables(observed: Observed) -> Any:
 
     folder = folder_of(observed.observations.artifact)
     names = ("answers", "options", "tokens", "samples", "states", "distributions", "general")
-    tables = {name: read_table(folder / f"{name}.parquet") for name in names}
+    tables: dict[str, Any] = {name: read_table(folder / f"{name}.parquet") for name in names}
     for name, file in (
         ("population", "states"),
         ("relearning", "relearning"),

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from tasks.questions.facts import Fact, Facts, Subject, mentions, plain
 from tasks.questions.rows import Row, Text, within
 
-CONTROLS = 8
+CONTROLS = 4
 """Neighbours, and retained entities, asked for each target: more than one, since they carry the interval."""
 SHOTS = 3
 """Answered questions before the question, at most."""

@@ -47,6 +47,10 @@ class Asked(NamedTuple):
     answers: tuple[str, ...]
 
 
+WITH_OPTIONS = ("base", "paraphrase", "multi_hop", "multi_hop_beside")
+"""Sets in which wrong answers stand beside the right one, choice and reverse apart, which bring their own."""
+
+
 @dataclass(frozen=True)
 class Fact:
     """A relation of an entity, with every accepted answer, the canonical one first."""
@@ -189,7 +193,7 @@ class Facts:
         """A question of set `kind` about a subject's fact, still without an id."""
         split = SPLITS[subject.role]
         target = subject.entity if split == "forget" else ""
-        wrong = self.wrong_answers(subject, fact)
+        wrong = self.wrong_answers(subject, fact) if kind in WITH_OPTIONS else ()
         return Row(
             NEW, kind, variant, split, target, subject.entity, fact.relation, template, *text, fact.answers, wrong
         )

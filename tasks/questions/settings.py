@@ -29,7 +29,7 @@ class QuestionSettings:
     """Question sets; none means all that this world allows."""
     wrong_answers: int = setting(4, minimum=1)
     """Wrong answers that stand beside the right one, at most."""
-    retain_entities: int = setting(60, minimum=1)
+    retain_entities: int = setting(20, minimum=1)
     """Retained entities asked about outside set `paraphrase`, which asks about all of them."""
     question_seed: int = setting(0, minimum=0)
     """Draws wrong answers, the retained entities and who stands beside whom."""

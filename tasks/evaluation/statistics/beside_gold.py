@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.evaluation.intervals import interval
-from tasks.evaluation.metric import Case, Measurement
+from tasks.evaluation.metric import Case, Measurement, Tables
 from tasks.evaluation.statistics.asked import Offered, answer_tokens, column, missing, offered
 from tasks.evaluation.statistics.forget_quality import joined, ks_distance, resampled_distances
-from tasks.evaluation.statistics.membership import auc, resampled_aucs, scores
+from tasks.evaluation.statistics.membership import ATTACKS, auc, resampled_aucs, scores
 from tasks.evaluation.statistics.truth import log_truth_ratio
 
 TOO_FEW = 4
@@ -95,38 +95,45 @@ class Exposure:
     state: str
 
 
-def exposure(case: Case, model: str, attack: str) -> Exposure | None:
-    """AUC of forget against held-out unknown entities asked the same relations; None where there are none to compare with."""
+def exposures(case: Case, model: str) -> dict[str, Exposure]:
+    """By attack: AUC of forget against held-out unknown entities asked the same relations; empty where there are none."""
     tables = case.models[model]
     if tables.tokens is None or tables.options is None:
-        return None
+        return {}
     forget = case.asked(model, "forget")
     nothing = Exposure(np.nan, np.full(case.draws, np.nan), 0, "degenerate")
     if not len(forget):
-        return nothing
+        return dict.fromkeys(ATTACKS, nothing)
     relations = set(column(case, model, "relation", forget))
     hold_out = [row for row in case.asked(model, "unknown_held_out") if tables.answers["relation"][row] in relations]
+    (members, mine), (others, theirs) = (_scored(tables, rows) for rows in (list(forget), hold_out))
+    if not others:
+        return {}
+    return {
+        attack: _exposure(case, [each[attack] for each in members], [each[attack] for each in others], mine, theirs)
+        if members
+        else nothing
+        for attack in ATTACKS
+    }
+
+
+def _scored(tables: Tables, rows: list[int]) -> tuple[list[dict[str, float]], list[str]]:
+    """Scores and entity of every answer that has a scored token."""
     tokens, options = answer_tokens(tables), offered(tables)
-    groups = []
-    for rows in (list(forget), hold_out):
-        questions = [(int(tables.answers["question"][row]), str(tables.answers["entity"][row])) for row in rows]
-        scored = [
-            (
-                scores(each["log_probability"], each["mean"], each["deviation"], options[question].accepted[0])[attack],
-                entity,
-            )
-            for question, entity in questions
-            if (each := tokens.get(question)) is not None
-        ]
-        groups.append((np.array([value for value, _ in scored]), [entity for _, entity in scored]))
-    (members, mine), (others, theirs) = groups
-    if not len(others):
-        return None
-    if not len(members):
-        return nothing
-    equal = np.ptp(np.concatenate([members, others])) == 0
-    draws = resampled_aucs(members, others, mine, theirs, draws=case.draws, seed=case.seed)
-    return Exposure(auc(members, others), draws, len(members) + len(others), "degenerate" if equal else "ok")
+    kept = [row for row in rows if int(tables.answers["question"][row]) in tokens]
+    found = []
+    for row in kept:
+        question = int(tables.answers["question"][row])
+        each = tokens[question]
+        found.append(scores(each["log_probability"], each["mean"], each["deviation"], options[question].accepted[0]))
+    return found, [str(tables.answers["entity"][row]) for row in kept]
+
+
+def _exposure(case: Case, members: list[float], others: list[float], mine: list[str], theirs: list[str]) -> Exposure:
+    first, second = np.array(members), np.array(others)
+    equal = np.ptp(np.concatenate([first, second])) == 0
+    draws = resampled_aucs(first, second, mine, theirs, draws=case.draws, seed=case.seed)
+    return Exposure(auc(first, second), draws, len(first) + len(second), "degenerate" if equal else "ok")
 
 
 def exposed_beside_gold(
@@ -135,8 +142,8 @@ def exposed_beside_gold(
     """`value(AUC, AUC of gold)` for every model but gold; `saturated` where gold's AUC allows none."""
     for model in compared(case):
         gold = reference_of(case, model)
-        mine = exposure(case, model, attack)
-        theirs = exposure(case, gold, attack) if gold else None
+        mine = exposures(case, model).get(attack)
+        theirs = exposures(case, gold).get(attack) if gold else None
         if mine is None or theirs is None:
             yield missing("forget", model)
             continue

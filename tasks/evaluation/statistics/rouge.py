@@ -12,11 +12,12 @@ Traps:   recall rewards length, and the reference comes first: swapped, recall i
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+
+from tasks.evaluation.statistics.porter import stem
 
 _APART = re.compile(r"[^a-z0-9]+")
 _STEMMED_FROM = 4
@@ -51,7 +52,7 @@ def rouge_of_words(reference: Sequence[Hashable], prediction: Sequence[Hashable]
 
 def words(text: str) -> list[str]:
     """Stemmed words of a text."""
-    return [_stem(word) for word in _APART.sub(" ", text.lower()).split()]
+    return [stem(word) if len(word) >= _STEMMED_FROM else word for word in _APART.sub(" ", text.lower()).split()]
 
 
 def longest_common_subsequence(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
@@ -72,15 +73,3 @@ def _recall(found: int, reference: Sequence[Hashable]) -> float:
 
 def _f1(found: int, reference: Sequence[Hashable], prediction: Sequence[Hashable]) -> float:
     return 2 * found / (len(reference) + len(prediction)) if found else 0.0
-
-
-@functools.lru_cache(maxsize=100_000)
-def _stem(word: str) -> str:
-    return _stemmer()(word) if len(word) >= _STEMMED_FROM else word
-
-
-@functools.lru_cache(maxsize=1)
-def _stemmer() -> Callable[[str], str]:
-    from nltk.stem.porter import PorterStemmer  # seconds to import, so only once a text is scored
-
-    return PorterStemmer().stem

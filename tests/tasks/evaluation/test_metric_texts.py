@@ -7,10 +7,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.evaluation.statistics import language, matching
+from tasks.evaluation.statistics.porter import stem
 from tasks.evaluation.statistics.rouge import longest_common_subsequence, rouge, rouge_of_words, words
 
 SENTENCES = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=9)
 QUICK = settings(max_examples=60, deadline=None)
+
+
+STEMS = """
+    caresses:caress ponies:poni ties:tie flies:fli cats:cat feed:feed agreed:agre plastered:plaster bled:bled
+    motoring:motor sing:sing conflated:conflat troubled:troubl sized:size hopping:hop falling:fall hissing:hiss
+    fizzed:fizz failing:fail filing:file happy:happi sky:sky says:say enjoy:enjoy relational:relat
+    conditional:condit rational:ration valenci:valenc digitizer:digit conformabli:conform radicalli:radic
+    vileli:vile analogousli:analog vietnamization:vietnam predication:predic operator:oper feudalism:feudal
+    decisiveness:decis hopefulness:hope callousness:callous formaliti:formal sensitiviti:sensit
+    sensibiliti:sensibl hopefully:hope geology:geolog triplicate:triplic formative:form formalize:formal
+    electriciti:electr electrical:electr goodness:good revival:reviv allowance:allow inference:infer
+    airliner:airlin gyroscopic:gyroscop adjustable:adjust defensible:defens irritant:irrit replacement:replac
+    adjustment:adjust dependent:depend adoption:adopt communism:commun activate:activ angulariti:angular
+    homologous:homolog effective:effect bowdlerize:bowdler probate:probat rate:rate cease:ceas controll:control
+    roll:roll dying:die news:news proceed:proceed innings:inning denied:deni died:die dies:die yes:ye by:by
+    generalizations:gener oscillators:oscil ideology:ideolog unity:uniti 1990s:1990 basketball:basketbal
+"""
+
+
+@pytest.mark.parametrize(("word", "expected"), [pair.split(":") for pair in STEMS.split()])
+def test_stems_are_those_of_nltk(word: str, expected: str) -> None:
+    assert stem(word) == expected
 
 
 def test_words_are_lower_case_parted_and_stemmed() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from tasks.evaluation.intervals import interval
 from tasks.evaluation.metric import Case, Measurement, Metric
 from tasks.evaluation.statistics.asked import column, doubted, missing, offered
-from tasks.evaluation.statistics.beside_gold import exposure
+from tasks.evaluation.statistics.beside_gold import exposures
 from tasks.evaluation.statistics.membership import ATTACKS, SHORT, compressed_bytes
 
 
@@ -28,8 +28,9 @@ class Membership(Metric):
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         for model in case.models:
+            exposed = exposures(case, model)
             for attack in ATTACKS:
-                found = exposure(case, model, attack)
+                found = exposed.get(attack)
                 if found is None:
                     yield missing("forget", model, attack)
                     continue
