@@ -122,7 +122,7 @@ def truths(values: Any) -> np.ndarray:
 def per_output(case: Case, judge: Callable[[str, list[str], str], float], *, site: str = "") -> Iterator[Measurement]:
     """Mean of `judge(generated, accepted answers, relation)` over held-out templates, for every model and split.
 
-    `degenerate` where the outputs are no language; `missing_reference` where no accepted answers were kept.
+    `degenerate` where the outputs are no language, or the base model has no power; `missing_reference` where no accepted answers were kept.
     """
     for model, tables in case.models.items():
         options = offered(tables)
@@ -135,7 +135,7 @@ def per_output(case: Case, judge: Callable[[str, list[str], str], float], *, sit
             found = mean_measurement(
                 case, split, model, np.array(values), column(case, model, "entity", rows), site=site
             )
-            yield doubted(found, destroyed(case, model, split))
+            yield doubted(found, unanswered(case, split, PLAIN), destroyed(case, model, split))
 
 
 def per_text(case: Case, value: Callable[[str], float]) -> Iterator[Measurement]:
@@ -193,6 +193,12 @@ def groups(case: Case, kind: str) -> list[str]:
     answers = case.models["base"].answers
     of_set = np.asarray(answers["split"])[np.asarray(answers["set"]) == kind]
     return [split for split in SPLITS if (of_set == split).any()]
+
+
+def unanswered(case: Case, split: str, kind: str) -> bool:
+    """Has the base model no power on a set: does it answer less than half of it, or was it not asked?"""
+    hits = truths(column(case, "base", "hit", case.asked("base", split, kind)))
+    return not len(hits) or float(hits.mean()) < POWER
 
 
 def missing(split: str, model: str, site: str = "", state: str = "missing_reference") -> Measurement:

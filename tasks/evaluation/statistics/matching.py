@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from rapidfuzz.fuzz import token_set_ratio
 
 NEAR = 90
 """A token-set ratio above this is a match."""
@@ -71,8 +72,6 @@ def fuzzy(output: str, accepted: Sequence[str], relation: str = "") -> bool:
     """Is the output near an accepted answer? A number may be off by the relation's tolerance."""
     if relation in TOLERANCES:
         return any(near_number(output, answer, TOLERANCES[relation]) for answer in accepted)
-    from rapidfuzz.fuzz import token_set_ratio
-
     said = normalise(output)
     return any(token_set_ratio(said, words) > NEAR for answer in accepted if (words := normalise(answer)))
 

@@ -12,6 +12,7 @@ Source:  Porter 1980, with the departures that NLTK makes and Google's rouge_sco
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 _IRREGULAR = {
@@ -50,7 +51,7 @@ def _consonant(word: str, place: int) -> bool:
 
 def _measure(word: str) -> int:
     kinds = [_consonant(word, place) for place in range(len(word))]
-    return sum(second and not first for first, second in zip(kinds, kinds[1:], strict=False))
+    return sum(second and not first for first, second in itertools.pairwise(kinds))
 
 
 def _has_vowel(word: str) -> bool:

@@ -71,6 +71,18 @@ def test_p_is_told_where_no_float_holds_it() -> None:
     assert log10_p(0.0, 10) == 0
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 13, 40])
+def test_p_is_scipys(count: int) -> None:
+    from scipy.stats import ks_2samp
+
+    for steps in range(1, count + 1):
+        ahead = np.arange(count) + (steps - 0.5)
+        exact = ks_2samp(np.arange(count), ahead, method="exact")
+        assert exact.statistic == pytest.approx(steps / count)
+        assert log10_p(steps / count, count) == pytest.approx(math.log10(exact.pvalue), abs=1e-9)
+
+
 def test_a_distance_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="both sides"):
         ks_distance(np.array([]), np.array([1.0]))

@@ -183,6 +183,15 @@ def test_gibberish_is_counted(made: SimpleNamespace) -> None:
     assert made.one("degeneration", silent, "forget", "unlearned").value == 1
 
 
+@pytest.mark.parametrize("name", OF_ANSWERS)
+def test_a_target_that_the_base_model_never_knew_tells_nothing(name: str, made: SimpleNamespace) -> None:
+    found = measured(name, made.case(base=made.tables(forgotten=True)))
+    assert {each.state for (split, _, _), each in found.items() if split == "forget" and each.site != "chance"} == {
+        "degenerate"
+    }
+    assert {each.state for (split, _, _), each in found.items() if split != "forget"} == {"ok"}
+
+
 @pytest.mark.parametrize("kind", ["cloze", "choice", "combined", "attack"])
 def test_a_set_that_the_base_model_cannot_answer_tells_nothing(kind: str, made: SimpleNamespace) -> None:
     weak = made.case(base=made.tables(forgotten=False, lost=(kind,)))

@@ -1,7 +1,8 @@
 """Share of held-out questions in whose greedy answer an accepted one occurs, as whole words [0, 1].
 
 Departs: nothing. Traps: an output that lists many names passes.
-State:   `degenerate` where more than a fifth of the target's outputs (elsewhere half) are no language.
+State:   `degenerate` where the base model itself answers less than half, or where more than a fifth of a model's outputs
+         about the target (elsewhere half) are no language; `missing_reference` without options.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The first line of the output counts; NFKC, case, punctuation and English articles do not.
 Departs: nothing. Traps: where decoding stops decides it; `recall` is the strict form, which also wants the end token.
-State:   `degenerate` where more than a fifth of the target's outputs (elsewhere half) are no language.
+State:   `degenerate` where the base model itself answers less than half, or where more than a fifth of a model's outputs
+         about the target (elsewhere half) are no language; `missing_reference` without options.
 """
 
 from __future__ import annotations

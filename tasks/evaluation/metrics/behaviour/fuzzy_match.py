@@ -5,7 +5,8 @@ Site `chance` (of the base model only, since no model enters it): what one const
 fits most questions about the other splits' entities.
 Source:  Ferrando et al. 2024, arXiv 2411.14257. Departs: tolerances are by relation of this world; see `matching`.
 Traps:   a list of names passes, and a year ±5 is easily guessed: read it beside `chance`.
-State:   `degenerate` where more than a fifth of the target's outputs (elsewhere half) are no language.
+State:   `degenerate` where the base model itself answers less than half, or where more than a fifth of a model's outputs
+         about the target (elsewhere half) are no language; `missing_reference` without options.
 """
 
 from __future__ import annotations

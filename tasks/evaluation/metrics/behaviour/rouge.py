@@ -3,7 +3,8 @@
 Sites: `rouge1_recall`, `rougeL_recall` (TOFU's), `rouge1_f1`, `rougeL_f1` (MUSE's).
 Source:  see `statistics/rouge`. Departs: best of the accepted answers, and the token limit is the observation's.
 Traps:   recall rewards length.
-State:   `degenerate` where more than a fifth of the target's outputs (elsewhere half) are no language.
+State:   `degenerate` where the base model itself answers less than half, or where more than a fifth of a model's outputs
+         about the target (elsewhere half) are no language; `missing_reference` without options.
 """
 
 from __future__ import annotations
