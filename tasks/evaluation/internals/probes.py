@@ -47,13 +47,16 @@ class Sample:
     entity: Int[np.ndarray, " N"]
     """Number of the entity, by its id."""
     kind: Int[np.ndarray, " N"]
-    """Number of the entity's type."""
+    """Number of the entity's type, in `types`."""
     prompt: Int[np.ndarray, " N"]
     """Which of its entity's prompts it is, in the order of the question ids."""
     train: Bool[np.ndarray, " N"]
+    types: tuple[str, ...] = ()
 
     def part(self, rows: Bool[np.ndarray, " N"]) -> Sample:
-        return Sample(*(column[rows] for column in vars(self).values()))
+        """Some of the rows."""
+        columns = {name: column[rows] for name, column in vars(self).items() if name != "types"}
+        return Sample(**columns, types=self.types)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,8 @@ class Fitted:
     strength: float
     auroc: float
     """On held-out entities, mean over types [0, 1]."""
+    held_out: int
+    """Rows of these."""
     gains: Float[np.ndarray, " n"]
     """Per tested row, its part of the selectivity, which is their mean."""
     entity: Int[np.ndarray, " n"]
@@ -122,14 +127,14 @@ def sample_at(case: Case, population: Mapping[str, Any], place: Place) -> Sample
     order = np.lexsort((np.asarray(population["question"])[rows], names))
     rows, names, role = rows[order], names[order], role[order]
     _, first, entity = np.unique(names, return_index=True, return_inverse=True)
-    _, kind = np.unique([case.types[name] for name in names], return_inverse=True)
+    types, kind = np.unique([case.types[name] for name in names], return_inverse=True)
     known = np.isin(role, KNOWN_ROLES)
     states = vectors(population, place.site)[rows].astype(np.float64)
     if not np.isfinite(states).all():
         raise ArithmeticError(f"states at {place.name} are not finite")
     kept_out = _quarter(kind[first], known[first], np.random.default_rng(case.seed))
     train = np.where(known, ~kept_out[entity], role == "unknown_reference")
-    return Sample(states, known, entity, kind, np.arange(len(rows)) - first[entity], train)
+    return Sample(states, known, entity, kind, np.arange(len(rows)) - first[entity], train, tuple(types.tolist()))
 
 
 def _quarter(kind: np.ndarray, label: np.ndarray, generator: np.random.Generator) -> Bool[np.ndarray, " E"]:
@@ -160,7 +165,7 @@ def fit_and_admit(sample: Sample, seed: int) -> Fitted:
     probe = logistic(train, train.known, strength)
     test = sample.part(~sample.train)
     gains, entity = selectivity(train, strength, seed)
-    return Fitted(probe, strength, area_by_type(test, probe.logit(test.states)), gains, entity)
+    return Fitted(probe, strength, area_by_type(test, probe.logit(test.states)), len(test.states), gains, entity)
 
 
 def logistic(sample: Sample, labels: Bool[np.ndarray, " N"], strength: float) -> Probe:
@@ -265,19 +270,17 @@ def _right(
     return (told == truth) * balanced(asked.kind, truth)
 
 
-def transfer(case: Case, model: str, place: Place) -> dict[str, float]:
-    """Type -> AUROC on its held-out entities of a probe trained on the other types; empty without a probe."""
+def transfer(case: Case, model: str, place: Place) -> dict[str, tuple[float, int]]:
+    """Type -> AUROC on its held-out entities of a probe trained on the other types, and their rows; empty without a probe."""
     own, population = fitted(case, model, place), case.models[model].population
     if own is None or population is None:
         return {}
     sample = sample_at(case, population, place)
-    names = sorted({case.types[e] for e in np.asarray(population["entity"]).astype(str) if e in case.roles})
     found = {}
     for kind in np.unique(sample.kind):
-        train, test = (
-            sample.part(sample.train & (sample.kind != kind)),
-            sample.part(~sample.train & (sample.kind == kind)),
-        )
+        mine = sample.kind == kind
+        train, test = sample.part(sample.train & ~mine), sample.part(~sample.train & mine)
         if len(np.unique(train.known)) == 2 and len(np.unique(test.known)) == 2:
-            found[names[kind]] = area_by_type(test, logistic(train, train.known, own.strength).logit(test.states))
+            area_ = area_by_type(test, logistic(train, train.known, own.strength).logit(test.states))
+            found[sample.types[int(kind)]] = area_, len(test.states)
     return found
