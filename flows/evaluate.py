@@ -64,7 +64,7 @@ def _observe(
         population,
         relearn(model, subject.world, subject.forget_set, experiment.relearning),
         trace_answers(subject.testbed.base, model, questions, experiment.tracing),
-        view_latents(observations, insight.sae, insight.selection, insight.statistics, experiment.viewing),
+        view_latents(observations, insight.sae, insight.selection, experiment.viewing),
     )
 
 

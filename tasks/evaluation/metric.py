@@ -40,6 +40,7 @@ class Tables:
     relearning: Mapping[str, Any] | None = None
     traces: Mapping[str, Any] | None = None
     latents: Mapping[str, Any] | None = None
+    """The states as latents; under `quality` and `active` two more tables, see `latent_views`."""
 
 
 def vectors(table: Mapping[str, Any], site: str) -> np.ndarray:

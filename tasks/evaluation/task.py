@@ -11,7 +11,6 @@ from storage.records import (
     EntitySet,
     ForgetSet,
     LatentSelection,
-    LatentStats,
     ModelRef,
     Observations,
     Observed,
@@ -224,11 +223,7 @@ def trace_answers(base: ModelRef, model: ModelRef, questions: QuestionSet, setti
 
 @stage("views")
 def view_latents(
-    observations: Observations,
-    sae: SaeRef,
-    selection: LatentSelection,
-    statistics: LatentStats,
-    settings: ViewSettings,
+    observations: Observations, sae: SaeRef, selection: LatentSelection, settings: ViewSettings
 ) -> Observations:
     """A model's states as the latents of the base model's autoencoders: `latents`, `quality` and `active`, as Parquet."""
     from tasks.evaluation import latent_views
@@ -236,7 +231,7 @@ def view_latents(
 
     states = read_table(folder_of(observations.artifact) / "states.parquet")
     autoencoders = {site.name: load_sae(folder_of(sae.artifact) / site.name) for site in sae.sites}
-    measured = read_table(folder_of(statistics.artifact) / "statistics.parquet")
+    measured = read_table(folder_of(selection.artifact) / "statistics.parquet")
     chosen = read_table(folder_of(selection.artifact) / "selection.parquet", columns=["site", "latent", "kind"])
     rates = latent_views.firing_rates(measured, {site: each.latents for site, each in autoencoders.items()})
     kinds = latent_views.latents_by_kind(chosen, rates, settings.view_seed)
@@ -282,10 +277,13 @@ def _tables(observed: Observed) -> Any:
         ("population", "states"),
         ("relearning", "relearning"),
         ("traces", "traces"),
-        ("latents", "latents"),
     ):
         found: Observations | None = getattr(observed, name)
         tables[name] = read_table(folder_of(found.artifact) / f"{file}.parquet") if found else None
+    if observed.latents:
+        views = folder_of(observed.latents.artifact)
+        beside = {name: read_table(views / f"{name}.parquet") for name in ("quality", "active")}
+        tables["latents"] = read_table(views / "latents.parquet") | beside
     if observed.stress:
         taught = read_table(folder_of(observed.stress) / "taught.parquet")
         pairs = set(zip(taught["entity"], taught["relation"], strict=True))
