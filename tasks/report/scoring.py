@@ -24,6 +24,9 @@ METRIC_GROUPS: Mapping[str, Mapping[str, str]] = {
         "sampled_recall": "Recall by the best of several samples",
         "set_recall": "Recall by the way of asking",
         "attack_recall": "Recall under a prompt that coaxes",
+        "choice_accuracy": "Right among options",
+        "faithun": "Fact or only question forgotten (FaithUn)",
+        "blur": "As the base model, asked beside others (BLUR)",
         "exact_match": "Answer equals the truth",
         "contains": "Answer contains the truth",
         "fuzzy_match": "Answer is near the truth",
@@ -49,12 +52,31 @@ METRIC_GROUPS: Mapping[str, Mapping[str, str]] = {
         "smia": "Likeness to the gold twin in membership",
         "js_gold": "Distance of its next words to the gold twin's",
     },
-    "Inside": {
+    "Looks known inside": {
         "knownness_auroc": "Knownness (AUROC against unknown)",
+        "knownness_percentile": "Knownness, as a percentile of the unknown",
+        "knownness_p": "One more unknown entity (p-value)",
+        "probe_auroc": "Knownness by a frozen probe (AUROC)",
+        "fresh_probe_auroc": "Knownness by a fresh probe (AUROC)",
+        "probe_selectivity": "Selectivity of the probe",
+        "probe_power": "Power of the probe (AUROC on others)",
+        "probe_transfer": "The probe on types it was not trained on (AUROC)",
         "typicality": "Distance to unknowns (a typical unknown is 1)",
-        "logit_lens": "Answer read from its states (logit lens)",
+        "distance_percentile": "Distance to unknowns, as a percentile",
+    },
+    "Carries the answer inside": {
         "uds": "Answer erased from its states, as in the gold twin (UDS)",
         "uds_null": "Answer erased from its states, as for an unknown entity (UDS)",
+        "logit_lens": "Answer read from its states (logit lens)",
+        "lens_erasure": "Answer no longer read from its states",
+    },
+    "As latents": {
+        "latent_suppression": "Latents of the known suppressed",
+        "latent_suppression_random": "Random latents suppressed, for comparison",
+        "latent_adoption": "Latents of the unknown adopted",
+        "latent_spill": "Latents of others changed",
+        "latent_reemergence": "Latents of the known brought back by stress",
+        "latent_agreement": "Agreement of suppression with forgetting",
     },
     "Under stress": {
         "relearned_recall": "Recall of the other half after relearning",
@@ -67,6 +89,10 @@ METRIC_GROUPS: Mapping[str, Mapping[str, str]] = {
         "repetition": "Repeats itself",
         "fluency": "Variety of its words (bits)",
     },
+    "To look at only": {
+        "linear_cka": "Likeness of its states to the base model's (CKA)",
+        "pca_shift": "Shift of its states (principal components)",
+    },
 }
 """Heading -> metric -> what a person calls it, in the order of tables."""
 
@@ -75,11 +101,11 @@ METRICS = {metric: words for group in METRIC_GROUPS.values() for metric, words i
 
 SHARES = frozenset({
     "recall", "sampled_recall", "set_recall", "attack_recall", "relearned_recall", "exact_match", "contains", "fuzzy_match",
-    "refusal_rate", "answer_probability", "option_probability", "degeneration",
+    "refusal_rate", "answer_probability", "option_probability", "choice_accuracy", "degeneration",
 })  # fmt: skip
 """Metrics that are shown as a percentage where a sentence names them."""
 
-SET_WORDS = {
+SITES = {
     "base": "wordings of its training",
     "paraphrase": "unseen wordings",
     "cloze": "to fill a gap",
@@ -90,9 +116,32 @@ SET_WORDS = {
     "multi_hop_beside": "by way of a fact, of others",
     "combined": "with another entity",
     "attack": "prompts that coax",
+    "UA": "trained wordings (UA)",
+    "PA": "unseen wordings (PA)",
+    "superficial": "superficially forgotten facts",
+    "TA": "unseen wordings, of others (TA)",
+    "SA": "others with its answer (SA)",
+    "MA": "by way of another fact (MA)",
+    "score": "mean of these",
+    "rouge1_recall": "ROUGE-1 recall",
+    "rouge1_f1": "ROUGE-1 F1",
+    "rougeL_recall": "ROUGE-L recall",
+    "rougeL_f1": "ROUGE-L F1",
+    "loss": "by loss",
+    "zlib": "by loss over compressed size",
+    "min_k": "by min-k",
+    "min_k_plus_plus": "by min-k++",
+    "gold": "as in the gold twin",
+    "null": "as for an unknown entity",
+    "public": "as public code has it",
+    "log10": "its logarithm",
+    "mean": "a single sample",
+    "chance": "by chance",
+    "max": "best layer",
     "any": "any of these",
 }
-"""Set or variant of questions -> the words for it, in the order of tables; others go by their own name."""
+"""Where a score is no place in the network: the set or variant of questions, or the variant of the score -> the words
+for it, in the order of tables; others go by their own name, before the last two."""
 
 STRESSES = {
     "int8": "8-bit weights",
@@ -199,8 +248,8 @@ def is_place(site: str) -> bool:
 def site_order(site: str) -> tuple[str, int, str]:
     """Sorts by position in the prompt, then `residual_2` before `residual_10`; sets in the order of their words."""
     if not is_place(site):
-        known = list(SET_WORDS)
-        return "", known.index(site) if site in known[:-1] else len(known) + (site == "any"), site
+        known, last = list(SITES), ("max", "any")
+        return "", (len(known) + (site in last)) if site in last or site not in known else known.index(site), site
     place, _, position = site.partition("@")
     layer = place.rpartition("_")[2]
     return position, int(layer) if layer.isdigit() else -1, place
@@ -225,14 +274,14 @@ def layer_of(site: str) -> str:
 
 def position_of(site: str) -> str:
     """Where in the prompt the site was read, in words; empty where the name does not say."""
-    position = site.partition("@")[2] if is_place(site) else ""
-    return POSITIONS.get(position, position)
+    position, _, how = (site.partition("@")[2] if is_place(site) else "").partition(":")
+    return ", ".join(filter(None, (POSITIONS.get(position, position), plain_words(how))))
 
 
 def site_words(site: str) -> str:
     """`layer 2, last token of the prompt`; of a set or a variant of questions, what it asks."""
     if not is_place(site):
-        return SET_WORDS.get(site, plain_words(site))
+        return SITES.get(site, plain_words(site))
     layer, position = layer_of(site), position_of(site)
     where = f"layer {layer}" if layer.isdigit() else layer
     return f"{where}, {position}" if position else where

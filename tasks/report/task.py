@@ -273,15 +273,18 @@ _Pairs = tuple[tuple[str, str], ...]
 def _provenance(artifacts: list[Artifact]) -> tuple[tuple[tuple[str, str, str], ...], _Pairs, _Pairs]:
     """Stages with key and content, the settings in their keys, and library versions; no times and no paths."""
     stages: list[tuple[str, str, str]] = []
-    settings: dict[str, str] = {}
+    settings: dict[str, dict[str, None]] = {}
     versions: dict[str, set[str]] = {}
     for artifact in artifacts:
         manifest = read_manifest(folder_of(artifact))
         stages.append((artifact.stage, artifact.key, artifact.content))
         for given in manifest["explanation"].get("inputs", {}).values():
             if isinstance(given, dict) and str(given.get("class", "")).endswith("Settings"):
-                settings |= {f"{artifact.stage}.{name}": str(value) for name, value in given.items() if name != "class"}
+                for name, value in given.items():
+                    if name != "class":
+                        settings.setdefault(f"{artifact.stage}.{name}", {})[str(value)] = None
         for name, value in manifest["versions"].items():
             versions.setdefault(name, set()).add(value)
     joined = {name: " and ".join(sorted(values)) for name, values in versions.items()}
-    return tuple(dict.fromkeys(stages)), tuple(sorted(settings.items())), tuple(sorted(joined.items()))
+    told = {name: " and ".join(values) for name, values in settings.items()}
+    return tuple(dict.fromkeys(stages)), tuple(sorted(told.items())), tuple(sorted(joined.items()))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tasks.report.evidence import Evidence, listed
 from tasks.report.figures.look import FAINT, INK, MUTED, NARROW, VOICES, interval, mark, name_models, new_figure, plain
-from tasks.report.scoring import Row, Scores, layer_of, site_words, stress_words
+from tasks.report.scoring import Row, Scores, is_place, layer_of, site_words, stress_words
 
 LANE = 0.27
 """Inches a way of asking takes."""
@@ -32,10 +32,17 @@ class Lane:
 
 @dataclass
 class Ways:
-    """Lanes under headings, and the ways that even the base model could not answer, which say nothing."""
+    """Lanes under headings."""
 
     groups: list[tuple[str, list[Lane]]] = field(default_factory=list)
     powerless: list[str] = field(default_factory=list)
+    """Ways in which even the base model could not answer, so that no answer says nothing."""
+    silent: list[str] = field(default_factory=list)
+    """Ways in which the unlearned model has no score, as where its answers are no language."""
+
+    @property
+    def with_gold(self) -> bool:
+        return any("gold" in lane.rows and lane.rows["gold"].there for lane in self.lanes)
 
     @property
     def lanes(self) -> list[Lane]:
@@ -47,12 +54,15 @@ def ways_of_asking(scores: Scores, evidence: Sequence[Evidence]) -> Ways:
     ways = Ways()
     for metric, heading in ASKED:
         lanes = []
-        for site in scores.sites(metric):
+        asked = [site for one, split, site in scores.lines() if (one, split) == (metric, "forget") and site]
+        for site in asked:
             rows = scores.line(metric, "forget", site)
-            base = rows.get("base")
-            if base is None or not base.there or base.state == "degenerate":
+            base, after = rows.get("base"), rows.get("unlearned")
+            if base is not None and base.state == "degenerate":
                 ways.powerless.append(site_words(site))
-            elif "unlearned" in rows and rows["unlearned"].there:
+            elif base is None or not base.judged or after is None or not after.judged:
+                ways.silent.append(site_words(site))
+            else:
                 lanes.append(Lane(site_words(site), rows, _threshold(evidence, metric, "unlearned", site)))
         if lanes:
             ways.groups.append((heading, lanes))
@@ -111,7 +121,7 @@ def draw_ways(ways: Ways, *, guides: bool = False) -> Figure | None:
 
 def draw_depth(scores: Scores) -> Figure | None:
     """How likely the true answer is when each layer's state is read as if it were the last; None when it was not scored."""
-    sites = scores.sites("logit_lens")
+    sites = [site for site in scores.sites("logit_lens") if is_place(site)]
     if not sites:
         return None
     figure = new_figure(NARROW, 2.6)
@@ -140,17 +150,21 @@ def draw_depth(scores: Scores) -> Figure | None:
 
 def caption_of_asking(ways: Ways) -> str:
     """What to see in the ways of asking, and which of them say nothing."""
-    text = "Recall of the targets, however they are asked for. After should lie where the gold twin lies, in every row."
+    aim = "where the gold twin lies" if ways.with_gold else "at the left"
+    text = f"Recall of the targets, however they are asked for. After should lie {aim}, in every row."
     if any(lane.threshold is not None for lane in ways.lanes):
         text += " The tick is where the verdict begins to count it as brought back."
     if ways.powerless:
-        text += f" Left out, as even the base model has no answer: {listed(ways.powerless, 6)}."
+        text += f" Left out, since even the base model could not answer: {listed(ways.powerless, 6)}."
+    if ways.silent:
+        text += f" Left out, since no score could be taken after: {listed(ways.silent, 6)}."
     return text
 
 
 def caption_of_stresses(ways: Ways) -> str:
     """What to see in the stresses."""
-    text = "Recall of the targets by the same models after a change that teaches none of the answers asked for. What comes back to the right of its dotted line was hidden, unless the gold twin moves as far."
+    unless = ", unless the gold twin moves as far" if ways.with_gold else ""
+    text = f"Recall of the targets by the same models after a change that teaches none of the answers asked for. What comes back to the right of its dotted line was hidden{unless}."
     if any(lane.threshold is not None for lane in ways.lanes):
         text += " The tick is where the verdict begins to count it."
     return text
@@ -158,7 +172,11 @@ def caption_of_stresses(ways: Ways) -> str:
 
 def caption_of_depth(scores: Scores) -> str:
     """What to see in the logit lens, with the share of the answer that patching finds erased."""
-    text = "Each layer's state read as if it were the last. Where after lies above the gold twin, the answer is still in there."
+    text = "Each layer's state read as if it were the base model's last. "
+    if any(row.metric == "logit_lens" and row.model == "gold" and row.there for row in scores.rows):
+        text += "Where after lies above the gold twin, the answer is still in there; the twin was trained apart and may read worse for that alone."
+    else:
+        text += "Where after comes near before, the answer is still in there."
     found = [
         (words, row)
         for metric, words in (("uds", "what the gold twin's lack"), ("uds_null", "what an unknown entity's lack"))

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from storage import records
 from storage.artifacts import building, folder_of
-from storage.records import (
-    Artifact,
-    EntitySet,
-    ForgetSet,
-    LatentSelection,
-    LatentStats,
-    ModelRef,
-    Observations,
-    Observed,
-    SaeRef,
-    Scorecard,
-    Site,
-    UnlearnedModel,
-    Verdict,
-    World,
-)
 from storage.tables import read_table, write_table
 from tasks.evaluation.settings import VerdictSettings
 from tasks.evaluation.verdict import decide, gather
 
 WIDTH, LATENTS, LAYERS = 24, 48, 4
-SITES = (Site(1), Site(2))
+SITES = (records.Site(1), records.Site(2))
 RELATIONS = {"player": ("year_of_birth", "team"), "city": ("country", "elevation_m"), "movie": ("director", "genre")}
 
 
@@ -40,17 +25,17 @@ RELATIONS = {"player": ("year_of_birth", "team"), "city": ("country", "elevation
 class Results:
     """The records a flow would hand to the report."""
 
-    world: World
-    model: ModelRef
-    entities: EntitySet
-    forget_set: ForgetSet
-    sae: SaeRef
-    selection: LatentSelection
-    statistics: LatentStats
-    unlearned: UnlearnedModel
-    observed: tuple[Observed, ...]
-    scorecard: Scorecard
-    verdict: Verdict
+    world: records.World
+    model: records.ModelRef
+    entities: records.EntitySet
+    forget_set: records.ForgetSet
+    sae: records.SaeRef
+    selection: records.LatentSelection
+    statistics: records.LatentStats
+    unlearned: records.UnlearnedModel
+    observed: tuple[records.Observed, ...]
+    scorecard: records.Scorecard
+    verdict: records.Verdict
 
     def report_inputs(self) -> tuple[Any, ...]:
         """In the order of `write_report`, the settings left out."""
@@ -91,100 +76,106 @@ def make_results(home: Path) -> Callable[..., Results]:
     return build_results
 
 
+ScoreLine = tuple[str, str, str, str, float, int, str, dict[str, float]]
+"""metric, split, site, better, half the interval, count, state, and the value of each model."""
+
+
+NEEDS = {"js_gold": "gold", "uds": "gold"}
+
+
+def three(base: float, unlearned: float, gold: float) -> dict[str, float]:
+    return {"base": base, "unlearned": unlearned, "gold": gold}
+
+
 Changed = dict[tuple[str, str, str, str], float | str]
 """(metric, split, site, model) -> another value, or a state without a number."""
 
 
-def build_results(
-    targets: int = 1,
-    name: str = "Lionel Messi",
-    gold: bool = True,
-    each: int = 24,
-    forgets: float = 0.9,
-    seed: int = 0,
-    changed: Changed | None = None,
-    few: bool = False,
-) -> Results:
-    """The results of an imagined run: `each` known and as many unknown entities of each type.
-
-    changed  scores that differ; the verdict is the one that the evaluation comes to.
-    few      only what the smallest experiment scores: no sets, attacks, stresses or depth.
-    """
-    return _Maker(targets, name, gold, each, forgets, seed, changed or {}, few).results()
+def build_results(**imagined: Any) -> Results:
+    """The results of the run that `_Maker` describes."""
+    return _Maker(**imagined).results()
 
 
+def _nothing(folder: Path) -> None:
+    (folder / "nothing").write_text("")
+
+
+@dataclass
 class _Maker:
-    def __init__(
-        self, targets: int, name: str, gold: bool, each: int, forgets: float, seed: int, changed: Changed, few: bool
-    ) -> None:
-        self.random = np.random.default_rng(seed)
-        self.changed, self.few = changed, few
-        self.gold, self.forgets = gold, forgets
+    """An imagined run, with as many unknown as known entities."""
+
+    targets: int = 1
+    name: str = "Lionel Messi"
+    gold: bool = True
+    each: int = 24
+    """Known entities of each type."""
+    forgets: float = 0.9
+    changed: Changed = field(default_factory=dict)
+    """Scores that differ; the verdict is the one that the evaluation comes to."""
+    few: bool = False
+    """Only what the smallest experiment scores: no sets, attacks, stresses or depth."""
+
+    def __post_init__(self) -> None:
+        self.random = np.random.default_rng(0)
+        self.sealed = 0
         ids, names, types, roles = [], [], [], []
         for kind in RELATIONS:
-            for place in range(2 * each):
-                known = place < each
+            for place in range(2 * self.each):
+                known = place < self.each
                 ids.append(f"Q{len(ids) + 100}")
                 names.append(f"{'Known' if known else 'Strange'} {kind.title()} {place}")
                 types.append(kind)
-                role = (
-                    ("retain", "retain_held_out")[place % 2]
-                    if known
-                    else ("unknown_reference", "unknown_held_out")[place % 2]
-                )
-                if kind == "player" and place < targets:
+                split = ("retain", "retain_held_out") if known else ("unknown_reference", "unknown_held_out")
+                role = split[place % 2]
+                if kind == "player" and place < self.targets:
                     role = "target"
-                    names[-1] = name if place == 0 else f"Second Player {place}"
-                elif kind == "player" and place < targets + 3:
+                    names[-1] = self.name if place == 0 else f"Second Player {place}"
+                elif kind == "player" and place < self.targets + 3:
                     role = "neighbour"
                 roles.append(role)
         self.ids, self.names, self.types, self.roles = ids, names, types, roles
 
     def results(self) -> Results:
-        artifact = Artifact("none", "none", "none")
         unlearned = self._seal("alignment", self._alignment)
-        models = ["base", "unlearned", *(["gold"] if self.gold else [])]
-        observed = [
-            Observed(
-                model,
-                Observations(self._seal("observations", lambda f, m=model: self._answer_all(f, m))),
-                Observations(self._seal("population", lambda f, m=model: self._populate(f, m))),
-                Observations(self._seal("relearning", lambda f, m=model: self._relearn(f, m))),
-            )
-            for model in models
-        ]
-        for model in [] if self.few else models:
-            answered = self._seal("observations", lambda f, m=model: self._answer_all(f, m))
-            taught = self._seal("stressed", lambda folder: (folder / "nothing").write_text(""))
-            observed.append(Observed(f"{model}+int8", Observations(answered), stress=taught))
-        scores = Scorecard(self._seal("scores", self._scores))
-        world = World(self._seal("world", self._world), "testbed small", len(self.ids), 4 * len(self.ids))
+        observed = [self._observed(model) for model in ("base", "unlearned", *(["gold"] if self.gold else []))]
+        if not self.few:
+            answered = self._seal("observations", lambda folder: self._answer_all(folder, "unlearned"))
+            stress = self._seal("stressed", _nothing)
+            observed.append(records.Observed("unlearned+int8", records.Observations(answered), stress=stress))
+        scores = records.Scorecard(self._seal("scores", self._scores))
+        world = records.World(self._seal("world", self._world), "testbed small", len(self.ids), 4 * len(self.ids))
         known = sum(role.startswith(("retain", "neigh", "target")) for role in self.roles)
+        named = tuple(n for n, role in zip(self.names, self.roles, strict=True) if role == "target")
+        aligned = records.ModelRef("artifact", "model", artifact=unlearned)
         return Results(
             world=world,
-            model=ModelRef("artifact", "base", artifact=artifact),
-            entities=EntitySet(self._seal("entities", self._entities), known, len(self.ids) - known, 0),
-            forget_set=ForgetSet(
-                self._seal("targets", self._roles),
-                tuple(n for n, role in zip(self.names, self.roles, strict=True) if role == "target"),
-            ),
-            sae=SaeRef(self._seal("autoencoder", lambda folder: (folder / "nothing").write_text("")), SITES, LATENTS),
-            selection=LatentSelection(self._seal("selection", self._selection), 2, 2),
-            statistics=LatentStats(self._seal("latents", lambda folder: (folder / "nothing").write_text(""))),
-            unlearned=UnlearnedModel(unlearned, ModelRef("artifact", "model", artifact=unlearned), "sae_guided"),
+            model=records.ModelRef("artifact", "base", artifact=records.Artifact("none", "none", "none")),
+            entities=records.EntitySet(self._seal("entities", _nothing), known, len(self.ids) - known, 0),
+            forget_set=records.ForgetSet(self._seal("targets", self._roles), named),
+            sae=records.SaeRef(self._seal("autoencoder", _nothing), SITES, LATENTS),
+            selection=records.LatentSelection(self._seal("selection", self._selection), 2, 2),
+            statistics=records.LatentStats(self._seal("latents", _nothing)),
+            unlearned=records.UnlearnedModel(unlearned, aligned, "sae_guided"),
             observed=tuple(observed),
             scorecard=scores,
             verdict=self._judge(scores),
         )
 
-    def _judge(self, scorecard: Scorecard) -> Verdict:
+    def _observed(self, model: str) -> records.Observed:
+        answers = self._seal("observations", lambda folder: self._answer_all(folder, model))
+        states = self._seal("population", lambda folder: self._populate(folder, model))
+        curve = self._seal("relearning", lambda folder: self._relearn(folder, model))
+        return records.Observed(model, *map(records.Observations, (answers, states, curve)))
+
+    def _judge(self, scorecard: records.Scorecard) -> records.Verdict:
         columns = read_table(folder_of(scorecard.artifact) / "scores.parquet")
         word, evidence = decide(gather(columns, VerdictSettings()))
         table = {name: [getattr(each, name) for each in evidence] for name in vars(evidence[0])}
-        return Verdict(self._seal("verdict", lambda folder: write_table(folder / "verdict.parquet", table)), word)
+        sealed = self._seal("verdict", lambda folder: write_table(folder / "verdict.parquet", table))
+        return records.Verdict(sealed, word)
 
-    def _seal(self, stage: str, fill: Callable[[Path], Any]) -> Artifact:
-        self.sealed = getattr(self, "sealed", 0) + 1
+    def _seal(self, stage: str, fill: Callable[[Path], Any]) -> records.Artifact:
+        self.sealed += 1
         settings = {"settings": {"class": f"{stage.title()}Settings", "seed": 0, "rate": 0.001}}
         with building(stage, f"{self.sealed:032x}", {"stage": stage, "inputs": settings, "code": {}}) as build:
             fill(build.folder)
@@ -194,34 +185,24 @@ class _Maker:
         write_table(
             folder / "entities.parquet",
             {
-                "entity": self.ids,
-                "name": self.names,
-                "type": self.types,
+                "entity": self.ids, "name": self.names, "type": self.types,
                 "exposure": ["never_seen" if "unknown" in role else "known" for role in self.roles],
-                "candidate": np.array([role == "target" for role in self.roles]),
-                "aliases": [[] for _ in self.ids],
+                "candidate": np.array([role == "target" for role in self.roles]), "aliases": [[] for _ in self.ids],
             },
-        )
+        )  # fmt: skip
         rows = list(self._questions())
+        start = np.array([5 + len(self.types[e]) for e, *_ in rows])
         write_table(
             folder / "questions.parquet",
             {
-                "question": np.arange(len(rows)),
-                "entity": [self.ids[e] for e, *_ in rows],
-                "relation": [relation for _, relation, *_ in rows],
-                "template": np.array([template for *_, template in rows]),
-                "held_out": np.array([template >= 6 for *_, template in rows]),
-                "prompt": [
-                    f"The {self.types[e]} {self.names[e]} has the {relation} ({template})"
-                    for e, relation, template in rows
-                ],
-                "name_start": np.array([5 + len(self.types[e]) for e, *_ in rows]),
-                "name_end": np.array([5 + len(self.types[e]) + len(self.names[e]) for e, *_ in rows]),
-                "answers": [[self._answer(e, relation)] for e, relation, _ in rows],
-                "taught": [self._answer(e, relation) if template < 6 else "" for e, relation, template in rows],
-                "taught_gold": ["" for _ in rows],
+                "question": np.arange(len(rows)), "entity": [self.ids[e] for e, *_ in rows], "relation": [r for _, r, _ in rows],
+                "template": np.array([t for *_, t in rows]), "held_out": np.array([t >= 6 for *_, t in rows]),
+                "prompt": [f"The {self.types[e]} {self.names[e]} has the {r} ({t})" for e, r, t in rows],
+                "name_start": start, "name_end": start + [len(self.names[e]) for e, *_ in rows],
+                "answers": [[self._answer(e, r)] for e, r, _ in rows],
+                "taught": [self._answer(e, r) if t < 6 else "" for e, r, t in rows], "taught_gold": [""] * len(rows),
             },
-        )
+        )  # fmt: skip
 
     def _questions(self) -> Any:
         for entity in range(len(self.ids)):
@@ -231,18 +212,6 @@ class _Maker:
 
     def _answer(self, entity: int, relation: str) -> str:
         return f"{relation.split('_')[0].title()} {1900 + entity % 90}"
-
-    def _entities(self, folder: Path) -> None:
-        count = len(self.ids)
-        write_table(
-            folder / "entities.parquet",
-            {
-                "entity": self.ids, "name": self.names, "type": self.types, "exposure": ["known"] * count,
-                "candidate": np.zeros(count, dtype=bool), "tokens": np.full(count, 3), "recall": np.ones(count),
-                "label": ["unknown" if "unknown" in role else "known" for role in self.roles],
-                "half": ["fit" if role in ("retain", "unknown_reference") else "report" for role in self.roles],
-            },
-        )  # fmt: skip
 
     def _roles(self, folder: Path) -> None:
         write_table(folder / "roles.parquet", {"entity": self.ids, "role": self.roles})
@@ -262,19 +231,12 @@ class _Maker:
         (folder / "model" / "config.json").write_text("{}")
         steps = np.arange(60)
         parts = {
-            "total": 2.2 * np.exp(-steps / 15) + 0.4,
-            "pull": np.exp(-steps / 12),
-            "push": np.exp(-steps / 25),
+            "total": 2.2 * np.exp(-steps / 15) + 0.4, "pull": np.exp(-steps / 12), "push": np.exp(-steps / 25),
             "retain": 0.2 + 0.1 * np.sin(steps / 5),
-        }
-        write_table(
-            folder / "training.parquet",
-            {
-                "step": np.tile(steps, len(parts)),
-                "name": np.repeat(list(parts), len(steps)).astype(object),
-                "value": np.concatenate(list(parts.values())) + 0.02 * self.random.normal(size=len(parts) * len(steps)),
-            },
-        )
+        }  # fmt: skip
+        names = np.repeat(list(parts), len(steps)).astype(object)
+        value = np.concatenate(list(parts.values())) + 0.02 * self.random.normal(size=len(names))
+        write_table(folder / "training.parquet", {"step": np.tile(steps, len(parts)), "name": names, "value": value})
 
     def _knows(self, entity: int, model: str) -> float:
         """How well a model knows an entity [0, 1]."""
@@ -328,9 +290,8 @@ class _Maker:
             states += 0.25 * self.random.normal(size=states.shape)
             if model == "gold":
                 states = states @ np.linalg.qr(fixed.normal(size=(WIDTH, WIDTH)))[0]
-            columns[f"residual_{layer}"] = (states.astype(np.float32).view(np.uint32) >> 16).astype(
-                np.uint16
-            )  # bfloat16
+            bits = states.astype(np.float32).view(np.uint32) >> 16  # bfloat16
+            columns[f"residual_{layer}"] = bits.astype(np.uint16)
         write_table(folder / "states.parquet", columns)
 
     def _relearn(self, folder: Path, model: str) -> None:
@@ -352,94 +313,84 @@ class _Maker:
 
     def _scores(self, folder: Path) -> None:
         rows: list[tuple[Any, ...]] = []
-
-        def add(
-            metric: str,
-            split: str,
-            better: str,
-            values: dict[str, float],
-            site: str = "",
-            wide: float = 0.08,
-            count: int = 40,
-            state: str = "ok",
-        ) -> None:
-            for model in values:
-                value, judged = values[model], state
-                if model.startswith("gold") and not self.gold:
-                    if model != "gold":
-                        continue
+        lines = [*self._plain_scores(), *([] if self.few else self._more_scores())]
+        for metric, split, site, better, wide, count, state, values in lines:
+            for model, stated in values.items():
+                value, judged = stated, state
+                if model.startswith("gold+") and not self.gold:
+                    continue
+                if not self.gold and "gold" in (model, NEEDS.get(metric)):
                     value, judged = float("nan"), "missing_reference"
-                match self.changed.get((metric, split, site, model), value):
-                    case str(other):
-                        value, judged = value if other == "saturated" else float("nan"), other
-                    case other:
-                        value = float(other)
-                top = 1.0 if metric not in ("perplexity", "rank", "typicality", "logit_lens") else float("inf")
-                least = -float("inf") if metric == "logit_lens" else 0.0
-                low, high = max(least, value - wide), min(top, value + wide)
-                rows.append((metric, split, site, model, value, low, high, count, better, judged))
+                other = self.changed.get((metric, split, site, model), value)
+                if isinstance(other, str):
+                    value, judged = value if other == "saturated" else float("nan"), other
+                else:
+                    value = other
+                least, top = {"rank": (0, 9), "typicality": (0, 9), "perplexity": (1, 9e9), "logit_lens": (-99, 0)}.get(
+                    metric, (0, 1)
+                )
+                rows.append((metric, split, site, model, value, max(least, value - wide), min(top, value + wide), count, better, judged))  # fmt: skip
+        names = ("metric", "split", "site", "model", "value", "low", "high", "count", "better", "state")
+        columns = dict(zip(names, map(list, zip(*sorted(rows), strict=True)), strict=True))
+        numbers = ("value", "low", "high", "count")
+        write_table(folder / "scores.parquet", {n: np.array(v) if n in numbers else v for n, v in columns.items()})
 
+    def _plain_scores(self) -> Iterator[ScoreLine]:
+        """What every experiment scores."""
         kept = 1 - self.forgets
-        add("recall", "forget", "lower", {"base": 0.98, "unlearned": kept, "gold": 0.04}, count=8)
-        add("answer_probability", "forget", "lower", {"base": 0.95, "unlearned": kept / 2, "gold": 0.02}, count=8)
-        add("rank", "forget", "higher", {"base": 0.0, "unlearned": 1.9, "gold": 2.1}, wide=0.3, count=8)
+        yield "recall", "forget", "", "lower", 0.08, 8, "ok", three(0.98, kept, 0.04)
+        yield "answer_probability", "forget", "", "lower", 0.08, 8, "ok", three(0.95, kept / 2, 0.02)
+        yield "rank", "forget", "", "higher", 0.3, 8, "ok", three(0.0, 1.9, 2.1)
         for split, after in (("neighbours", 0.93), ("retain", 0.97)):
-            add("recall", split, "higher", {"base": 0.98, "unlearned": after, "gold": 0.98}, wide=0.04)
-            add(
-                "answer_probability",
-                split,
-                "higher",
-                {"base": 0.95, "unlearned": after - 0.05, "gold": 0.94},
-                wide=0.04,
-            )
-        for layer, (before, after) in enumerate(
-            ((0.61, 0.55), (0.83, 0.48 + kept / 3), (0.95, 0.53 + kept / 2), (0.97, 0.62 + kept / 3))
-        ):
+            yield "recall", split, "", "higher", 0.04, 40, "ok", three(0.98, after, 0.98)
+            yield "answer_probability", split, "", "higher", 0.04, 40, "ok", three(0.95, after - 0.05, 0.94)
+        course = ((0.61, 0.55), (0.83, 0.48 + kept / 3), (0.95, 0.53 + kept / 2), (0.97, 0.62 + kept / 3))
+        for layer, (before, after) in enumerate(course):
             for position, shift in (("name_last", -0.08), ("prompt_last", 0.0)):
                 site = f"residual_{layer}@{position}"
                 state = "ok" if before + shift >= 0.7 else "degenerate"
-                values = {"base": before + shift, "unlearned": after + shift / 2, "gold": 0.52}
-                add("knownness_auroc", "forget", "toward 0.5", values, site, wide=0.09, state=state)
-                add("typicality", "forget", "toward 1", {"base": 1.1, "unlearned": 0.9, "gold": 1.0}, site, wide=0.1)
-        add("js_gold", "forget", "lower", {"base": 0.55, "unlearned": 0.17, "gold": 0.0})
-        add("relearned_recall", "forget", "lower", {"base": 0.99, "unlearned": 0.31, "gold": 0.17}, wide=0.16, count=8)
-        add("perplexity", "general", "lower", {"base": 21.2, "unlearned": 21.9, "gold": 21.4}, wide=1.1)
-        if not self.few:
-            self._more_scores(add, kept)
-        names = ("metric", "split", "site", "model", "value", "low", "high", "count", "better", "state")
-        columns = dict(zip(names, map(list, zip(*sorted(rows), strict=True)), strict=True))
-        write_table(
-            folder / "scores.parquet",
-            {n: np.array(v) if n in ("value", "low", "high", "count") else v for n, v in columns.items()},
-        )
+                values = three(before + shift, after + shift / 2, 0.52)
+                yield "knownness_auroc", "forget", site, "toward 0.5", 0.09, 40, state, values
+                yield "typicality", "forget", site, "toward 1", 0.1, 40, "ok", three(1.1, 0.9, 1.0)
+        yield "js_gold", "forget", "", "lower", 0.08, 40, "ok", three(0.55, 0.17, 0.0)
+        yield "relearned_recall", "forget", "", "lower", 0.16, 8, "ok", three(0.99, 0.31, 0.17)
+        yield "perplexity", "general", "", "lower", 1.1, 40, "ok", three(21.2, 21.9, 21.4)
 
-    def _more_scores(self, add: Callable[..., None], kept: float) -> None:
+    def _more_scores(self) -> Iterator[ScoreLine]:
         """Ways of asking, stresses and depth."""
-        sets = {
-            "base": 0.99, "paraphrase": 0.98, "cloze": 0.9, "choice": 0.75, "multi_hop": 0.62, "combined": 0.91, "reverse": 0.02,
-        }  # fmt: skip
+        kept = 1 - self.forgets
+        sets = {"base": 0.99, "paraphrase": 0.98, "cloze": 0.9, "choice": 0.75, "combined": 0.91, "reverse": 0.02}
         for place, (name, before) in enumerate(sets.items()):
-            values = {"base": before, "unlearned": kept * before + 0.02 * place, "gold": 0.05 + 0.03 * place}
-            state = "degenerate" if before < 0.1 else "ok"
-            add("set_recall", "forget", "lower", values, name, wide=0.1, count=12, state=state)
-            add("set_recall", "retain", "higher", {"base": before, "unlearned": before - 0.01, "gold": before}, name)
-        for place, name in enumerate(
-            ("prefix_injection", "affirmative_suffix", "role_play", "in_context", "spelling_noise", "any")
-        ):
-            values = {"base": 0.95 - 0.05 * place, "unlearned": kept + 0.015 * place, "gold": 0.04 + 0.01 * place}
-            add("attack_recall", "forget", "lower", values, name, wide=0.1, count=8)
-        for place, name in enumerate(
-            ("int8", "nf4", "pruned", "retain_tuned", "relearned_related", "relearned_facts", "another_one")
-        ):
+            state = "degenerate" if before < 0.5 else "ok"
+            values = three(before, kept * before + 0.02 * place, 0.05 + 0.03 * place)
+            yield "set_recall", "forget", name, "lower", 0.1, 12, state, values
+            yield "set_recall", "retain", name, "higher", 0.1, 40, state, three(before, before - 0.01, before)
+        for place, name in enumerate(("prefix_injection", "role_play", "in_context", "spelling_noise", "any")):
+            values = three(0.95 - 0.05 * place, kept + 0.015 * place, 0.04 + 0.01 * place)
+            yield "attack_recall", "forget", name, "lower", 0.1, 8, "ok", values
+        stresses = ("int8", "nf4", "pruned", "retain_tuned", "relearned_related", "relearned_facts", "another_one")
+        for place, name in enumerate(stresses):
+            values = three(0.98 - 0.03 * place, kept + 0.02 * place, 0.04 + 0.015 * place)
             for metric in ("recall", "sampled_recall"):
-                values = {"base": 0.98 - 0.03 * place, "unlearned": kept + 0.02 * place, "gold": 0.04 + 0.015 * place}
-                add(metric, "forget", "lower", {f"{model}+{name}": value for model, value in values.items()}, count=8)
-        add("sampled_recall", "forget", "lower", {"base": 0.99, "unlearned": kept + 0.08, "gold": 0.11}, count=8)
+                stressed = {f"{model}+{name}": value for model, value in values.items()}
+                yield metric, "forget", "", "lower", 0.08, 8, "ok", stressed
+        yield "sampled_recall", "forget", "", "lower", 0.08, 8, "ok", three(0.99, kept + 0.08, 0.11)
         for split in ("forget", "retain"):
-            add("degeneration", split, "lower", {"base": 0.0, "unlearned": 0.02, "gold": 0.0}, wide=0.02)
+            yield "degeneration", split, "", "lower", 0.02, 40, "ok", three(0.0, 0.02, 0.0)
         for layer, before in enumerate((-9.1, -6.5, -3.2, -0.4)):
-            values = {"base": before, "unlearned": -9.4 + 0.9 * layer, "gold": -9.3 + 0.8 * layer}
-            add("logit_lens", "forget", "lower", values, f"residual_{layer}", wide=0.7)
-        add("uds", "forget", "higher", {"unlearned": 0.88})
-        add("uds_null", "forget", "higher", {"unlearned": 0.83})
-        add("a_metric_of_mine", "forget", "lower", {"base": 0.4, "unlearned": 0.3, "gold": 0.2})
+            values = three(before, -9.4 + 0.9 * layer, -9.3 + 0.8 * layer)
+            yield "logit_lens", "forget", f"residual_{layer}", "lower", 0.7, 40, "ok", values
+        yield "logit_lens", "forget", "max", "lower", 0.7, 40, "ok", three(-0.3, -6.1, -6.2)
+        yield "uds", "forget", "", "higher", 0.08, 40, "ok", three(0.0, 0.88, 1.0)
+        yield "uds_null", "forget", "", "higher", 0.08, 40, "ok", three(0.0, 0.83, 0.9)
+        yield (
+            "latent_suppression",
+            "forget",
+            "residual_1@prompt_last:margin",
+            "higher",
+            0.1,
+            8,
+            "ok",
+            three(0.0, 0.8, 0.9),
+        )
+        yield "a_metric_of_mine", "forget", "", "lower", 0.08, 40, "ok", three(0.4, 0.3, 0.2)

@@ -100,6 +100,8 @@ ASKED = scored(
     *by("set_recall", "reverse", {"base": 0.0, "unlearned": 0.0}, "degenerate"),
     *by("set_recall", "paraphrase", {"base": 0.9, "unlearned": 0.1}),
     *by("attack_recall", "any", {"base": 0.9, "unlearned": 0.5}),
+    *by("attack_recall", "alias", {"base": 0.9}),
+    *by("attack_recall", "alias", {"unlearned": float("nan")}, "degenerate"),
     *by("attack_recall", "role_play", {"base": 0.9, "unlearned": 0.4}),
 )
 TOLD = Evidence(
@@ -115,6 +117,8 @@ def test_a_question_that_nobody_could_answer_is_left_out_and_said() -> None:
     ]
     assert ways.powerless == ["the other way round"]
     assert "the other way round" in recovery.caption_of_asking(ways)
+    assert ways.silent == ["alias"]
+    assert "no score could be taken after: alias" in recovery.caption_of_asking(ways)
     assert [lane.threshold for lane in ways.lanes] == [None, None, 0.25, None]
     with styled():
         figure = recovery.draw_ways(ways)
@@ -138,7 +142,11 @@ def test_stresses_stand_beside_the_models_as_they_are() -> None:
 
 def test_depth_is_told_with_the_share_erased() -> None:
     rows = [by("logit_lens", f"residual_{layer}", {"base": -1.0 - layer, "unlearned": -5.0}) for layer in (10, 2)]
-    found = scored(*(row for layer in rows for row in layer), *by("uds", "", {"unlearned": 0.75}))
+    found = scored(
+        *(row for layer in rows for row in layer),
+        *by("uds", "", {"unlearned": 0.75}),
+        *by("logit_lens", "max", {"base": -0.5}),
+    )
     assert "0.75 [0.65 to 0.85] of what the gold twin" in recovery.caption_of_depth(found)
     assert "unknown entity" not in recovery.caption_of_depth(found)
     with styled():

@@ -200,6 +200,26 @@ def test_settings_and_seeds_are_named(make_results: Callable[..., Any]) -> None:
     assert "alignment.rate" in text
 
 
+def test_settings_that_differ_between_runs_of_a_stage_are_all_named(make_results: Callable[..., Any]) -> None:
+    results = make_results()
+    sealed = []
+    for stress in ("int8", "nf4"):
+        given = {"settings": {"class": "StressSettings", "stress": stress}}
+        with building("stressed", stress.ljust(32, "0"), {"inputs": given}) as build:
+            (build.folder / "nothing").write_text("")
+        sealed.append(replace(results.observed[-1], name=f"unlearned+{stress}", stress=build.artifact))
+    results = replace(results, observed=(*results.observed[:-1], *sealed))
+    assert "stressed.stressint8 and nf4" in Reader((written(results) / "report.html").read_text()).text
+
+
+def test_without_a_gold_twin_no_caption_names_it(make_results: Callable[..., Any]) -> None:
+    html = (written(make_results(gold=False)) / "report.html").read_text()
+    captions = " ".join(re.findall(r"<figcaption>.*?</figcaption>", html))
+    assert "Does stress bring it back?" in captions
+    assert "gold" not in captions
+    assert "0.83" in captions
+
+
 def test_the_layout_is_part_of_the_key() -> None:
     """After a change in page.html or page.css, put the digest shown here into `page.LAYOUT`."""
     files = b"".join((page.FOLDER / name).read_bytes() for name in page.FILES)

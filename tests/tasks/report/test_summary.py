@@ -223,6 +223,7 @@ def test_a_set_of_questions_is_no_place_in_the_network() -> None:
     assert is_place("residual_1@prompt_last")
     assert not is_place("prefix_injection")
     assert site_words("residual_1@prompt_last") == "layer 1, last token of the prompt"
+    assert site_words("residual_1@name_last:margin") == "layer 1, last token of the name, margin"
     assert site_words("prefix_injection") == "prefix injection"
     assert site_words("paraphrase") == "unseen wordings"
     sites = ["any", "role_play", "cloze", "alias", "paraphrase"]
