@@ -97,7 +97,7 @@ def run(
         if as_json:
             _print_run(chosen.name, stages, {})
         else:
-            from flows.console import print_stages
+            from flows.commands.console import print_stages
 
             print_stages(stages, f"A run of '{chosen.name}' would do")
         return 0
@@ -113,7 +113,7 @@ def run(
     if as_json:
         _print_run(chosen.name, log.runs, made)
     else:
-        from flows.console import print_scores, print_verdict
+        from flows.commands.console import print_scores, print_verdict
 
         names = ", ".join(outcome.subject.forget_set.targets)
         print_scores(made["scores"], f"{names}, forgotten with {chosen.alignment.method}")
@@ -161,8 +161,8 @@ def compare(
     running = session("compare", f"compare-{chosen.name}", flat_settings(chosen))
     with _stdout_kept_for_json(as_json), running as (flow, log):
         result = flow(experiment, asked or None, None if count else list(targets), count, numbers, list(changes))
+    from flows.commands.console import print_json, print_table
     from flows.compare import pivot
-    from flows.console import print_json, print_table
 
     if as_json:
         stages = [_stage_document(stage) for stage in log.runs]
@@ -208,7 +208,7 @@ def evaluate(model: str, *, experiment: str = "default", changes: Changes = (), 
     running = session("evaluate", f"evaluate-{chosen.name}", flat_settings(chosen))
     with _stdout_kept_for_json(as_json), running as (flow, log):
         assessment = flow(model, experiment, list(changes))
-    from flows.console import print_scores, print_verdict
+    from flows.commands.console import print_scores, print_verdict
     from flows.results import score_rows, verdict_document
 
     scores, verdict = score_rows(assessment.scorecard), verdict_document(assessment.verdict)
@@ -237,7 +237,7 @@ def list_(
     experiment
         For `targets`: whose model is meant.
     """
-    from flows import listing
+    from flows.commands import listing
 
     if what == "targets":
         listing.print_targets(experiment, changes)
@@ -252,7 +252,7 @@ def why(experiment: str | None = None, *, changes: Changes = ()) -> int:
 
     Example: `sae-unlearn why` explains the last run; `sae-unlearn why default` what a run would do now.
     """
-    from flows.console import print_stages
+    from flows.commands.console import print_stages
 
     if experiment is not None:
         from flows.config import load_experiment
@@ -274,7 +274,7 @@ def why(experiment: str | None = None, *, changes: Changes = ()) -> int:
 @app.command
 def ui(*, port: int = 5000) -> int:
     """Show every run in MLflow's pages, at an address of this machine only. Ctrl-C ends it."""
-    from flows.upkeep import serve_tracking
+    from flows.commands.upkeep import serve_tracking
 
     return serve_tracking(port)
 
@@ -290,7 +290,7 @@ def gc(*, keep_runs: int = 10, dry_run: DryRun = False) -> int:
     dry_run
         Remove nothing; say what would go.
     """
-    from flows.upkeep import collect
+    from flows.commands.upkeep import collect
 
     return collect(keep_runs, dry_run)
 
@@ -304,16 +304,19 @@ def doctor(*, deep: Annotated[bool, Parameter(negative="", show_default=False)] 
     deep
         Also read every file of every artifact and compare it with its digest.
     """
-    from flows.doctor import examine
+    from flows.commands.doctor import examine
 
     return examine(deep)
 
 
-app.command(
-    "flows.bench:bench",
-    name="bench",
-    help="Measure how fast the parts of the chain run here, beside the usual ways: ratios within one run.",
-)
+for _name, _help in (
+    (
+        "trust",
+        "Which metric to trust, and whether the verdict is right: on models whose knowledge is known beforehand.",
+    ),
+    ("bench", "Measure how fast the parts of the chain run here, beside the usual ways: ratios within one run."),
+):
+    app.command(f"flows.commands.{_name}:{_name}", name=_name, help=_help)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -363,7 +366,7 @@ def _plan(experiment: Any, refresh: frozenset[str]) -> list[Any]:
 
 
 def _print_run(name: str, stages: Sequence[Any], made: dict[str, Any]) -> None:
-    from flows.console import print_json
+    from flows.commands.console import print_json
 
     print_json({"experiment": name, "stages": [_stage_document(stage) for stage in stages], **made})
 

@@ -43,7 +43,7 @@ HOLDS = {"base": True, "suppressed": True, "retaught": True, "gold": False}
 SUPPRESSION = AlignmentSettings(method="grad_diff", learning_rate=1e-4, settings=(("retain_weight", 4.0),))
 """Answers are pushed down, gently enough that others keep theirs."""
 OVERTRAINING = AlignmentSettings(method="grad_diff", learning_rate=3e-3, steps=200)
-STRESSES = ("int8", "nf4", "relearned_facts")
+STRESSES = ("int8", "relearned_facts")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def summarise(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             quantisation_robustness(*pair(cell, specimen, under))
             for cell in cells
             for specimen in ("suppressed", "gold")
-            for under in ("int8", "nf4")
+            for under in ("int8",)
         ]
         r, q = _mean(relearned), _mean(quantised)
         table.append(
@@ -212,7 +212,7 @@ def _keep(
     counted: list[dict[str, Any]],
 ) -> Path:
     """The folder `<home>/trust/<experiment>-<digest>` with the readings, both tables and the figure."""
-    from tasks.report.trust_figure import draw_trust
+    from tasks.report.figures.trust import draw_trust
 
     folder = home() / "trust" / f"{experiment.name}-{digest([canonical(experiment), targets, seeds])[:12]}"
     with disk_errors():

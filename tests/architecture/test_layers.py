@@ -24,7 +24,7 @@ HOMES = {
     "transformers": ("tasks/models/", "tasks/testbed/"),
     "peft": ("tasks/models/", "storage/weights.py"),
     "prefect": ("flows/", "tasks/caching.py", *(path.relative_to(ROOT).as_posix() for path in DOORS)),
-    "cyclopts": ("flows/cli.py", "flows/bench.py"),
+    "cyclopts": ("flows/cli.py", "flows/commands/"),
 }
 HEAVY = ("torch", "transformers", "sae_lens", "mlflow", "peft", "matplotlib", "scipy", "sklearn", "datasets")
 OBSERVERS = ("benchmarks",)
@@ -81,7 +81,7 @@ def test_library_stays_at_home(path: Path) -> None:
             assert not strays, f"{_name(path)} imports {library}; it lives in {', '.join(homes)}: call a function there"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "flows").glob("*.py")), ids=_name)
+@pytest.mark.parametrize("path", sorted((ROOT / "flows").rglob("*.py")), ids=_name)
 def test_flows_touch_no_tensors(path: Path) -> None:
     heavy = [module for module in _imports(path) if _starts(module, HEAVY)]
     assert not heavy, f"{_name(path)} imports {heavy}: flows say what happens, tasks do it"

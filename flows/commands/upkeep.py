@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 
-from flows.console import print_table, sized
+from flows.commands.console import print_table, sized
 from storage import garbage
 from storage.records import UsageError
 from storage.settings import configure_environment, home

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from flows.console import print_table, sized
+from flows.commands.console import print_table, sized
 from storage.artifacts import ArtifactMissing, artifacts_root, read_manifest, verify
 from storage.records import Artifact
 from storage.settings import home

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.console import print_table
+from flows.commands.console import print_table
 from flows.stages import STAGES
 from storage.records import UsageError
 from tasks import catalogue

@@ -1,0 +1,1 @@
+"""What the command line does beside running flows: list, look after, measure, print."""
