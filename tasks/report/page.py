@@ -140,7 +140,7 @@ def _figures(
         ("scores", "Forgotten, and kept", "Left is forgotten. The targets should move there; neighbours and other known entities should stay where they were.", overview.draw_scores(scores)),
         ("asking", "Does another question bring it back?", recovery.caption_of_asking(asked), recovery.draw_ways(asked)),
         ("stresses", "Does stress bring it back?", recovery.caption_of_stresses(stressed), recovery.draw_ways(stressed, guides=True)),
-        ("relearning", "Does relearning bring it back?", f"Half of the facts are taught again. If the other half returns faster than {than}, it was hidden, not removed.", overview.draw_relearning(material.relearning, scores)),
+        ("relearning", "Does relearning bring it back?", f"Half of the facts are taught again, to each model at the learning rate that brings back most; the large mark is its best step. If the other half returns faster than {than}, it was hidden, not removed.", overview.draw_relearning(material.relearning, scores)),
         ("knownness", "Known or unknown, layer by layer", "AUROC of the targets against unknown entities. On the line they cannot be told apart; above it they look known; below, conspicuously unknown. Pale: the base model could not tell either.", overview.draw_knownness(scores)),
         ("depth", "Is the answer still inside?", recovery.caption_of_depth(scores), recovery.draw_depth(scores)),
         ("training", "How it was trained", "The parts of the loss, each on its own scale; beside them the first and last value.", overview.draw_training(material.training)),

@@ -7,9 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.report.scoring import METRIC_GROUPS, METRICS, MODELS, SPLITS, STATES, Row, Scores, number, site_words
+from tasks.report.scoring import (
+    METRIC_GROUPS,
+    METRICS,
+    MODELS,
+    SPLITS,
+    STATES,
+    Row,
+    Scores,
+    is_place,
+    number,
+    site_words,
+)
 
 OTHER = "Other scores"
+FEW = 2
+"""Variants of a score that stand below it; more are folded."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +75,14 @@ def _part(scores: Scores, split: str, metrics: Mapping[str, list[str]]) -> Part:
     groups: dict[str, list[Line]] = {}
     folded = []
     for metric, sites in metrics.items():
-        if "" in sites:
-            groups.setdefault(heading.get(metric, OTHER), []).append(
-                _line(METRICS.get(metric, metric), scores.line(metric, split, ""))
-            )
+        words = METRICS.get(metric, metric)
         read = [site for site in sites if site]
+        if "" in sites:
+            lines = groups.setdefault(heading.get(metric, OTHER), [])
+            lines.append(_line(words, scores.line(metric, split, "")))
+            if len(read) <= FEW and not any(map(is_place, read)):
+                lines += [_line(f"{words}: {site_words(site)}", scores.line(metric, split, site)) for site in read]
+                continue
         if read:
             folded.append(_fold(scores, metric, split, read))
     told = tuple((name, tuple(lines)) for name, lines in groups.items())

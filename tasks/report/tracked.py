@@ -24,6 +24,9 @@ HEADLINE = (
 STRESSED = ("recall", "sampled_recall")
 """Metrics on the targets that are tracked for the unlearned model under stress."""
 
+ASKED = ("set_recall", "attack_recall", "knownness_auroc")
+"""Metrics on the targets that are tracked at every site before other scores on others are."""
+
 MOST_SCORES = 120
 """Scores of a run that are tracked, intervals and the loss apart; `scores.parquet` beside them holds all."""
 
@@ -53,19 +56,17 @@ def score_metrics(columns: Mapping[str, Any]) -> tuple[dict[tuple[str, str], flo
 
 def _rank(row: Row) -> int | None:
     """How soon a score is taken, 0 first; None for those that never are."""
-    headline = (row.metric, row.split) in HEADLINE
+    headline, whole = (row.metric, row.split) in HEADLINE, not row.site
     if "+" in row.model:
-        wanted = (
-            row.model.startswith("unlearned+") and row.split == "forget" and not row.site and row.metric in STRESSED
-        )
-        return 1 if wanted else None
-    if row.model == "unlearned":
-        if not row.site:
-            return 0 if headline else 2
-        return 5 if is_place(row.site) else 4
-    if not row.site:
-        return 3 if headline else 6
-    return 7 if is_place(row.site) and row.metric == "knownness_auroc" else None
+        told = row.model.startswith("unlearned+") and row.split == "forget" and whole and row.metric in STRESSED
+        return 1 if told else None
+    if row.model != "unlearned":
+        if is_place(row.site):
+            return 7 if row.metric == "knownness_auroc" else None
+        return None if row.site else 3 if headline else 6
+    if whole:
+        return 0 if headline else 4 if row.split in ("neighbours", "retain") else 1
+    return 2 if row.metric in ASKED and row.split == "forget" else 5
 
 
 def _order(row: Row) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -141,27 +142,30 @@ def draw_training(training: Mapping[str, Any]) -> Figure | None:
 def draw_relearning(relearning: Mapping[str, Mapping[str, Any]], scores: Scores) -> Figure | None:
     """Recall of the half that is not taught again, over the steps of the attack; None when no attack was made.
 
-    Dotted: the half that is taught. The interval stands at the last step, where the score is taken.
+    Each model at the learning rate that brings back most; the large mark is its best step, which the score and the
+    interval beside the figure are of. Dotted: the half that is taught.
     """
-    curves = {model: _recall_by_step(relearning[model], "scored") for model in VOICES if model in relearning}
-    curves = {model: curve for model, curve in curves.items() if len(curve[0])}
+    courses = {model: _best_course(relearning[model]) for model in VOICES if model in relearning}
+    curves = {model: course for model, course in courses.items() if course is not None}
     if not curves:
         return None
     figure = new_figure(NARROW, 2.75)
     axes = figure.add_subplot()
-    last = max(float(step[-1]) for step, _ in curves.values())
+    last = max(float(course.step[-1]) for course in curves.values())
     ends: list[tuple[float, str, str]] = []
-    for model, (step, recall) in curves.items():
+    for model, course in curves.items():
         voice = VOICES[model]
-        taught_step, taught = _recall_by_step(relearning[model], "taught")
-        axes.plot(taught_step, taught, color=voice.edge, linewidth=0.8, linestyle=(0, (1, 2)), alpha=0.7, zorder=1)
-        axes.plot(step, recall, color=voice.edge, linewidth=1.2, alpha=0.8, zorder=2)
-        mark(axes, model, step, recall, markersize=4)
+        dotted: Any = (0, (1, 2))
+        axes.plot(*course.taught, color=voice.edge, linewidth=0.8, linestyle=dotted, alpha=0.7, zorder=1)
+        axes.plot(course.step, course.recall, color=voice.edge, linewidth=1.2, alpha=0.8, zorder=2)
+        mark(axes, model, course.step, course.recall, markersize=3)
+        best = float(course.recall[course.best])
+        mark(axes, model, course.step[course.best], best, markersize=voice.size + 1, zorder=6)
         row = scores.get("relearned_recall", "forget", model)
         if row is not None and np.isfinite(row.low) and np.isfinite(row.high):
             place = last * (1.03 + 0.025 * list(curves).index(model))
             interval(axes, model, row.low, row.high, place, vertical=True)
-        ends.append((float(recall[-1]), f"{voice.word} {percent(float(recall[-1]))}", voice.text))
+        ends.append((best, f"{voice.word} {percent(best)}", voice.text))
     for height, text, colour in _spread(ends, 0.075):
         axes.text(last * 1.12, height, text, color=colour, fontsize=7.5, va="center", clip_on=False)
     axes.set_ylim(-0.03, 1.03)
@@ -220,16 +224,35 @@ def _offsets(scores: Scores, metric: str, step: float) -> dict[str, float]:
     return {model: step * (place - (len(there) - 1) / 2) for place, model in enumerate(there)}
 
 
-def _recall_by_step(table: Mapping[str, Any], part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and the mean hit at each: over a target's questions, then over targets."""
-    chosen = np.asarray(table["part"], dtype=str) == part
+@dataclass(frozen=True)
+class Course:
+    """How far the other half comes back over the steps, at one learning rate."""
+
+    step: np.ndarray
+    recall: np.ndarray
+    best: int
+    """Place of the best step after the start, the first of equal ones."""
+    taught: tuple[np.ndarray, np.ndarray]
+
+
+def _best_course(table: Mapping[str, Any]) -> Course | None:
+    """The course at the rate whose best step brings back most, as the score is taken; None without a step."""
+    rates = np.asarray(table["rate"], dtype=float)
+    found: list[Course] = []
+    for rate in np.unique(rates):
+        step, recall = _recall_by_step(table, rates == rate, "scored")
+        if (step > 0).any():
+            best = int(np.argmax(np.where(step > 0, recall, -1.0)))
+            found.append(Course(step, recall, best, _recall_by_step(table, rates == rate, "taught")))
+    return max(found, key=lambda course: float(course.recall[course.best]), default=None)
+
+
+def _recall_by_step(table: Mapping[str, Any], rows: np.ndarray, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and the mean hit at each, of these rows of one part."""
+    chosen = rows & (np.asarray(table["part"], dtype=str) == part)
     step, hit = np.asarray(table["step"])[chosen], np.asarray(table["hit"], dtype=float)[chosen]
-    entity = np.asarray(table["entity"], dtype=str)[chosen]
     steps = np.unique(step)
-    recall = [
-        np.mean([hit[(step == at) & (entity == one)].mean() for one in np.unique(entity[step == at])]) for at in steps
-    ]
-    return steps.astype(float), np.asarray(recall, dtype=float)
+    return steps.astype(float), np.array([hit[step == at].mean() for at in steps], dtype=float)
 
 
 def _spread(labels: Sequence[tuple[float, str, str]], gap: float) -> list[tuple[float, str, str]]:

@@ -168,8 +168,7 @@ class _Maker:
         return records.Observed(model, *map(records.Observations, (answers, states, curve)))
 
     def _judge(self, scorecard: records.Scorecard) -> records.Verdict:
-        columns = read_table(folder_of(scorecard.artifact) / "scores.parquet")
-        word, evidence = decide(gather(columns, VerdictSettings()))
+        word, evidence = decide(gather(read_table(folder_of(scorecard.artifact) / "scores.parquet"), VerdictSettings()))
         table = {name: [getattr(each, name) for each in evidence] for name in vars(evidence[0])}
         sealed = self._seal("verdict", lambda folder: write_table(folder / "verdict.parquet", table))
         return records.Verdict(sealed, word)
@@ -297,14 +296,18 @@ class _Maker:
     def _relearn(self, folder: Path, model: str) -> None:
         start, end = {"base": (0.98, 0.99), "unlearned": (0.08, 0.31), "gold": (0.03, 0.17)}[model]
         targets = [e for e, role in enumerate(self.roles) if role == "target"]
-        rows = [(step, e, q) for step in range(0, 13, 3) for e in targets for q in range(16)]
+        doses = [(rate, step) for rate in (1e-4, 5e-4) for step in range(0, 13, 3)]
+        rows = [(rate, step, e, q) for rate, step in doses for e in targets for q in range(16)]
         share = {step: start + (end - start) * step / 12 for step in range(13)}
         taught = {step: start + (1 - start) * min(1, step / 6) for step in range(13)}
-        hit = [self.random.random() < (taught if q % 2 else share)[step] for step, _, q in rows]
+        hit = [
+            self.random.random() < (taught if q % 2 else share)[step if rate > 1e-4 else 0] for rate, step, _, q in rows
+        ]
         write_table(
             folder / "relearning.parquet",
             {
-                "step": np.array([step for step, *_ in rows]), "entity": [self.ids[e] for _, e, _ in rows],
+                "rate": np.array([rate for rate, *_ in rows]), "draw": np.zeros(len(rows), dtype=int),
+                "step": np.array([step for _, step, *_ in rows]), "entity": [self.ids[e] for *_, e, _ in rows],
                 "question": np.array([q for *_, q in rows]), "relation": ["team"] * len(rows),
                 "part": ["taught" if q % 2 else "scored" for *_, q in rows], "log_probability": np.full(len(rows), -1.0),
                 "tokens": np.full(len(rows), 2), "hit": np.array(hit),
@@ -375,6 +378,7 @@ class _Maker:
                 stressed = {f"{model}+{name}": value for model, value in values.items()}
                 yield metric, "forget", "", "lower", 0.08, 8, "ok", stressed
         yield "sampled_recall", "forget", "", "lower", 0.08, 8, "ok", three(0.99, kept + 0.08, 0.11)
+        yield "sampled_recall", "forget", "mean", "lower", 0.08, 8, "ok", three(0.95, kept, 0.05)
         for split in ("forget", "retain"):
             yield "degeneration", split, "", "lower", 0.02, 40, "ok", three(0.0, 0.02, 0.0)
         for layer, before in enumerate((-9.1, -6.5, -3.2, -0.4)):

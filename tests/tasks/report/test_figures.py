@@ -167,3 +167,28 @@ def test_labels_are_spread_apart_within_the_frame() -> None:
     spread = overview._spread([(1.0, "a", ""), (0.99, "b", ""), (0.0, "c", "")], 0.1)
     heights = [height for height, _, _ in spread]
     assert heights == pytest.approx([0.0, 0.9, 1.0])
+
+
+def test_each_model_is_drawn_at_the_rate_and_step_that_bring_back_most() -> None:
+    hits = {
+        (1e-4, 0): 1,
+        (1e-4, 1): 0,
+        (1e-4, 2): 0,
+        (5e-4, 0): 0,
+        (5e-4, 1): 1,
+        (5e-4, 2): 0,
+        (9e-4, 1): 1,
+        (9e-4, 2): 1,
+    }
+    table = {
+        "rate": np.array([rate for rate, _ in hits] * 2),
+        "step": np.array([step for _, step in hits] * 2),
+        "part": ["scored"] * len(hits) + ["taught"] * len(hits),
+        "hit": np.array([*hits.values(), *[0] * len(hits)]),
+    }
+    course = overview._best_course(table)
+    assert course is not None
+    assert (course.recall.tolist(), course.step[course.best]) == ([0, 1, 0], 1)
+    assert course.taught[1].tolist() == [0, 0, 0]
+    unasked = {name: np.asarray(column)[:1] for name, column in table.items()}
+    assert overview._best_course(unasked) is None

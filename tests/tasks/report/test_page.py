@@ -154,6 +154,7 @@ def test_stressed_models_are_no_columns_and_sites_are_folded(make_results: Calla
     assert "Recall by the way of asking " in folds
     assert len([fold for fold in folds if fold.startswith("Knownness")]) == 1
     assert "layer base" not in table
+    assert "Recall by the best of several samples: a single sample" in table
     assert "a_metric_of_mine" in table
 
 

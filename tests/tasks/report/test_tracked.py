@@ -52,12 +52,14 @@ def test_many_scores_are_cut_down_to_those_that_say_most() -> None:
         for layer in range(-1, 4)
         for position in ("name_last", "prompt_last")[: 1 if layer < 0 else 2]
         for model in ("base", "unlearned", "gold", "unlearned+int8")
+    ] + [("knownness_auroc", "forget", "residual_0@name_last", "unlearned", 0.5, 0.4, 0.6, 8, "lower", "ok")
     ] + [(metric, split, "", "unlearned", 0.5, 0.4, 0.6, 8, "lower", "degenerate") for metric, split in HEADLINE]  # fmt: skip
     names = ("metric", "split", "site", "model", "value", "low", "high", "count", "better", "state")
     values, states = score_metrics(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
     assert len(values) <= 150
     assert {(split, metric) for metric, split in HEADLINE} < set(values)
-    assert {("retain", f"metric_{number}") for number in range(12)} < set(values)
+    assert {("forget", f"metric_{number}") for number in range(12)} < set(values)
+    assert ("inside", "knownness_auroc_0_name_last") in values
     assert set(states) == {f"{split}/{metric}" for metric, split in HEADLINE}
 
 
