@@ -26,7 +26,8 @@ from storage.tables import read_table, write_table
 from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.task import align
 from tasks.evaluation.settings import StressSettings
-from tasks.evaluation.task import stress
+from tasks.evaluation.task import observe_model, stress
+from tasks.questions.task import make_question_set
 
 logger = logging.getLogger("sae_unlearn")
 
@@ -40,9 +41,10 @@ EXPECTED: dict[str, frozenset[str]] = {
 """Kind of model -> the verdicts that are right."""
 HOLDS = {"base": True, "suppressed": True, "retaught": True, "gold": False}
 """Kind of model -> whether it holds the knowledge; an overtrained one is left out: who knows what is left in it."""
-SUPPRESSION = AlignmentSettings(method="grad_diff", learning_rate=1e-4, settings=(("retain_weight", 4.0),))
-"""Answers are pushed down, gently enough that others keep theirs."""
-OVERTRAINING = AlignmentSettings(method="grad_diff", learning_rate=3e-3, steps=200)
+SUPPRESSION = AlignmentSettings(method="grad_diff", settings=(("retain_weight", 4.0),))
+LADDER = (1.5e-5, 2.2e-5, 3.3e-5, 5e-5, 7.5e-5)
+"""Learning rates of the suppression: the first that silences is taken, so that others keep their answers."""
+OVERTRAINING = AlignmentSettings(method="grad_diff", learning_rate=3e-3, steps=100)
 STRESSES = ("int8", "relearned_facts")
 
 
@@ -70,7 +72,8 @@ def trust(
     """
     configure_environment()
     settings = load_experiment(experiment, overrides or ())
-    settings = dataclasses.replace(settings, stresses=dataclasses.replace(settings.stresses, stresses=STRESSES))
+    stresses = dataclasses.replace(settings.stresses, stresses=STRESSES)
+    settings = dataclasses.replace(settings, stresses=stresses)
     readings: list[dict[str, Any]] = []
     verdicts: list[dict[str, Any]] = []
     chosen = chosen_targets(settings, targets, count)
@@ -100,7 +103,7 @@ def _measure(experiment: Experiment) -> Iterator[tuple[str, list[dict[str, Any]]
     """(kind of model, its scores, its verdict) for every kind."""
     subject = prepare(experiment)
     insight = look_inside(subject, experiment)
-    suppressed = _align(subject, insight, SUPPRESSION, experiment.alignment.device)
+    suppressed = _suppress(subject, insight, experiment)
     overtrained = _align(subject, insight, OVERTRAINING, experiment.alignment.device)
     again = StressSettings("retaught", device=experiment.stresses.device)
     retaught = stress(suppressed.model, subject.world, subject.forget_set, again)
@@ -112,6 +115,20 @@ def _measure(experiment: Experiment) -> Iterator[tuple[str, list[dict[str, Any]]
     for specimen, other in (("retaught", retaught.model), ("overtrained", overtrained.model)):
         found = assess(subject, insight, other, plain)
         yield specimen, _of(table_rows(found.scorecard), "unlearned"), _judged(found, plain, "unlearned")
+
+
+def _suppress(subject: Subject, insight: Insight, experiment: Experiment) -> UnlearnedModel:
+    """The gentlest suppression of the ladder after which the target's questions are no longer answered."""
+    questions = make_question_set(subject.world, subject.entities, subject.forget_set, experiment.questions)
+    for rate in LADDER:
+        settings = dataclasses.replace(SUPPRESSION, learning_rate=rate)
+        found = _align(subject, insight, settings, experiment.alignment.device)
+        observed = observe_model(found.model, subject.world, questions, experiment.observation)
+        answers = read_table(folder_of(observed.artifact) / "answers.parquet", columns=["set", "split", "hit"])
+        asked = (answers["set"] == "paraphrase") & (answers["split"] == "forget")
+        if answers["hit"][asked].mean() <= experiment.verdict.recall:
+            break
+    return found
 
 
 def _align(subject: Subject, insight: Insight, settings: AlignmentSettings, device: str) -> UnlearnedModel:

@@ -89,7 +89,7 @@ class VerdictSettings:
     """Least recall of the target by the base model: below it there was nothing to forget."""
     recall: float = setting(0.1, minimum=0.0, maximum=1.0)
     """Most recall of the target on held-out templates."""
-    neighbour_loss: float = setting(0.15, minimum=0.0, maximum=1.0)
+    neighbour_loss: float = setting(0.2, minimum=0.0, maximum=1.0)
     retain_loss: float = setting(0.05, minimum=0.0, maximum=1.0)
     damage_perplexity: float = setting(2.0, minimum=1.0)
     """Most perplexity of general text over the base model's."""
@@ -102,7 +102,9 @@ class VerdictSettings:
     knownness: float = setting(0.75, minimum=0.5, maximum=1.0)
     """Most knownness, mean over the places that count."""
     erased: float = setting(0.5, minimum=0.0, maximum=1.0)
-    """Least share of the answer erased from the states (UDS)."""
+    """Least share of the answer erased from the states, beside the gold twin (`uds`)."""
+    erased_null: float = setting(0.25, minimum=0.0, maximum=1.0)
+    """The same beside unknown entities (`uds_null`), a harsher measure: gold twins themselves reach .3 to .95."""
     relearned: float = setting(0.5, minimum=0.0, maximum=1.0)
     """Most recall after relearning, where no gold twin says what relearning does by itself."""
     relearned_excess: float = setting(0.25, minimum=0.0, maximum=1.0)

@@ -167,13 +167,13 @@ def _inside(table: Table, settings: VerdictSettings, model: str) -> list[Evidenc
         lines = [table.get("knownness_auroc", "forget", model, site) for site in telling]
         found.append(_at_most("hidden", f"looks known inside (mean of {len(telling)} places)", "knownness_auroc", "forget",
                               model, _mean(lines), settings.knownness))  # fmt: skip
-    for metric, words in (
-        ("uds", "answer erased from its states, as in the gold twin"),
-        ("uds_null", "answer erased from its states, as for an unknown entity"),
+    for metric, words, least in (
+        ("uds", "answer erased from its states, as in the gold twin", settings.erased),
+        ("uds_null", "answer erased from its states, as for an unknown entity", settings.erased_null),
     ):
         line = table.get(metric, "forget", model)
         if line.state != "missing" and (table.reference or metric != "uds"):
-            found.append(_at_least("hidden", words, metric, "forget", model, line, settings.erased))
+            found.append(_at_least("hidden", words, metric, "forget", model, line, least))
     return found
 
 
