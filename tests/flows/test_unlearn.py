@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +21,16 @@ from flows.stages import STAGES
 from flows.unlearn import Outcome, unlearn, unlearn_chain
 from storage import keys
 from storage.artifacts import folder_of
+from storage.records import to_document
 from storage.tables import read_table
 from tasks.caching import Journal, journal
 
 CACHED, TO_COMPUTE = "cached", "to compute"
 ROOT = Path(__file__).parents[2]
+JUDGED = ["scores", "verdict", "report", "tracking"]
+ASKED = ["observations", "population", "relearning", "traces", "views"]
+ALIGNED = ["alignment", *ASKED, *["stressed", "observations"] * 2, *JUDGED]
+"""What a change of the alignment computes anew: nothing of base and gold."""
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +79,17 @@ def test_scores_cover_the_models_and_the_splits(ran: tuple[Outcome, Journal]) ->
 
 
 def test_changed_learning_rate_recomputes_alignment_and_what_follows(ran: tuple[Outcome, Journal]) -> None:
-    plan = _plan("alignment.learning_rate=0.0021")
-    changed = ["alignment", "observations", "stress", "scores", "report", "tracking"]
-    assert _computed(plan) == changed
+    assert _computed(_plan("alignment.learning_rate=0.0021")) == ALIGNED
 
 
 def test_new_target_reuses_the_models_and_the_autoencoders(ran: tuple[Outcome, Journal]) -> None:
     outcome, _ = ran
     table = read_table(folder_of(outcome.subject.entities.artifact) / "entities.parquet")
     other = candidates(table)[-1]["entity"]
-    plan = _plan(f"entities.targets={other}")
-    expected = ["targets", "selection", "alignment", "observations", *["stress"] * 3, "scores", "report", "tracking"]
-    assert _computed(plan) == expected
+    computed = _computed(_plan(f"entities.targets={other}"))
+    assert computed[:3] == ["targets", "selection", "alignment"]
+    assert not {"world", "testbed", "entities", "activations", "autoencoder", "latents"} & set(computed)
+    assert computed.count("population") == 1, "where known and unknown entities lie in base and gold, no target changes"
 
 
 def test_device_and_batch_size_recompute_nothing(ran: tuple[Outcome, Journal]) -> None:
@@ -122,7 +128,64 @@ def test_edited_method_recomputes_only_those_who_use_it(ran: tuple[Outcome, Jour
     assert _computed(_plan()) == []
     path = next(edited.rglob("sae_guided.py"))
     _edit(path, "    def loss(", "    EDITED = 1\n\n    def loss(")
-    assert _computed(_plan()) == ["alignment", "observations", "stress", "scores", "report", "tracking"]
+    assert _computed(_plan()) == ALIGNED
+
+
+def test_new_metric_runs_no_model(ran: tuple[Outcome, Journal], edited: Path) -> None:
+    text = (edited / "evaluation/metrics/behaviour/rank.py").read_text()
+    (edited / "evaluation/metrics/behaviour/another_rank.py").write_text(
+        text.replace("class Rank", "class AnotherRank")
+    )
+    assert _computed(_plan()) == []  # until it is asked for, or metrics are listed from the folder that it is in
+    _edit(edited / "evaluation/metrics/behaviour/rank.py", "np.log10", "np.log2")
+    assert _computed(_plan()) == JUDGED
+
+
+def test_changed_threshold_only_judges_anew(ran: tuple[Outcome, Journal]) -> None:
+    assert _computed(_plan("verdict.recall=0.3")) == JUDGED[1:]
+
+
+def test_scoring_imports_no_torch(ran: tuple[Outcome, Journal]) -> None:
+    """The scores of the run again, from its stored observations, where torch and transformers cannot be imported."""
+    outcome, _ = ran
+    program = f"""
+import sys
+sys.modules |= dict.fromkeys(("torch", "transformers", "sae_lens"))
+from storage.records import from_document
+import json
+from tasks.caching import Stage
+from tasks.evaluation import task
+made = {{}}
+class Build:
+    def __enter__(self):
+        from pathlib import Path
+        import tempfile
+        self.folder = Path(tempfile.mkdtemp()); self.artifact = None
+        return self
+    def __exit__(self, *_):
+        from storage.tables import read_table
+        print(len(read_table(self.folder / "scores.parquet")["metric"]))
+task.new_artifact = Build
+task.Scorecard = lambda artifact: None
+read = lambda text: from_document(json.loads(text))
+from tasks.evaluation.settings import ScoreSettings
+task.score.function(read(sys.argv[1]), read(sys.argv[2]), read(sys.argv[3]), ScoreSettings(bootstrap_draws=200))
+"""
+    documents = [
+        json.dumps(to_document(record))
+        for record in (outcome.subject.world, outcome.subject.forget_set, outcome.assessment.observed)
+    ]
+    found = subprocess.run(
+        [sys.executable, "-c", program, *documents],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    rows = read_table(folder_of(outcome.assessment.scorecard.artifact) / "scores.parquet")
+    assert int(found.stdout) == len(rows["metric"])
 
 
 def test_command_prints_one_json_object(ran: tuple[Outcome, Journal], capsys: pytest.CaptureFixture[str]) -> None:
