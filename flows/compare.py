@@ -27,7 +27,7 @@ from tasks.evaluation.aggregate import mean_over_cells
 
 logger = logging.getLogger("sae_unlearn")
 
-PLACE = ("tail", "method", "metric", "split", "site")
+PLACE = ("tail", "method", "metric", "split", "site", "stress")
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,15 @@ def candidates(table: dict[str, Any]) -> list[dict[str, Any]]:
 def _cell_rows(cell: Cell, scores: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The unlearned model under its method's name; base and gold, which no method changes, under theirs."""
     for row in scores:
-        method = cell.method if row["model"] == "unlearned" else f"({row['model']})"
+        model, _, stress = row["model"].partition("+")
+        method = cell.method if model == "unlearned" else f"({model})"
         place = {
             "tail": cell.experiment.world.tail,
             "method": method,
             "target": cell.target,
             "name": cell.name,
             "seed": cell.seed,
+            "stress": stress,
         }
         yield place | {
             name: row[name] for name in ("metric", "split", "site", "value", "low", "high", "better", "state")
@@ -248,7 +250,8 @@ def pivot(summary: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]])
     for method in methods:
         cells = [method]
         for metric, split in SHOWN:
-            found = [row for row in summary if (row["method"], row["metric"], row["split"]) == (method, metric, split)]
+            wanted = (method, metric, split, "")
+            found = [row for row in summary if (row["method"], row["metric"], row["split"], row["stress"]) == wanted]
             row = max(found, key=lambda each: each["site"], default=None)
             shown = with_interval(row["value"], row["low"], row["high"]) if row else "-"
             if row and metric == "knownness_auroc":

@@ -23,6 +23,7 @@ from storage import keys
 from storage.artifacts import folder_of
 from storage.records import to_document
 from storage.tables import read_table
+from tasks import catalogue
 from tasks.caching import Journal, journal
 
 CACHED, TO_COMPUTE = "cached", "to compute"
@@ -131,12 +132,15 @@ def test_edited_method_recomputes_only_those_who_use_it(ran: tuple[Outcome, Jour
     assert _computed(_plan()) == ALIGNED
 
 
-def test_new_metric_runs_no_model(ran: tuple[Outcome, Journal], edited: Path) -> None:
-    text = (edited / "evaluation/metrics/behaviour/rank.py").read_text()
-    (edited / "evaluation/metrics/behaviour/another_rank.py").write_text(
-        text.replace("class Rank", "class AnotherRank")
-    )
-    assert _computed(_plan()) == []  # until it is asked for, or metrics are listed from the folder that it is in
+def test_new_metric_runs_no_model(ran: tuple[Outcome, Journal], edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = edited / "evaluation/metrics/behaviour"
+    text = (folder / "rank.py").read_text()
+    (folder / "another_rank.py").write_text(text.replace("class Rank", "class AnotherRank"))
+    monkeypatch.setattr(catalogue, "TASKS", edited)
+    assert _computed(_plan()) == JUDGED
+
+
+def test_edited_metric_runs_no_model(ran: tuple[Outcome, Journal], edited: Path) -> None:
     _edit(edited / "evaluation/metrics/behaviour/rank.py", "np.log10", "np.log2")
     assert _computed(_plan()) == JUDGED
 
@@ -148,14 +152,12 @@ def test_changed_threshold_only_judges_anew(ran: tuple[Outcome, Journal]) -> Non
 def test_scoring_imports_no_torch(ran: tuple[Outcome, Journal]) -> None:
     """The scores of the run again, from its stored observations, where torch and transformers cannot be imported."""
     outcome, _ = ran
-    program = f"""
+    program = """
 import sys
 sys.modules |= dict.fromkeys(("torch", "transformers", "sae_lens"))
 from storage.records import from_document
 import json
-from tasks.caching import Stage
 from tasks.evaluation import task
-made = {{}}
 class Build:
     def __enter__(self):
         from pathlib import Path
