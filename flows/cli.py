@@ -185,29 +185,29 @@ def compare(
 
 
 @app.command
-def evaluate(model: str, *, experiment: str = "default", changes: Changes = (), as_json: AsJson = False) -> int:
-    """Score a model from a local folder, beside the base model and the gold twin of an experiment.
+def evaluate(
+    model: str, *, experiment: str = "default", gold: bool = True, changes: Changes = (), as_json: AsJson = False
+) -> int:
+    """Score and judge a model made elsewhere, beside the base model and the gold twin of an experiment.
 
     Example: `sae-unlearn evaluate path/to/model --experiment default`.
 
     Parameters
     ----------
     model
-        A folder as transformers saves it: config.json, weights, tokenizer.
+        A folder as transformers saves it (config.json, safetensors, tokenizer), or a hub id OWNER/NAME[@REVISION].
     experiment
         Whose world, base model, targets and questions.
+    gold
+        Whether the gold twin is the reference; without, what needs one is said to be missing.
     """
     from flows.config import flat_settings, load_experiment
     from flows.session import session
 
     chosen = load_experiment(experiment, changes)
-    if not (Path(model).expanduser() / "config.json").is_file():
-        raise UsageError(
-            f"{model} holds no model: expected a folder with config.json, weights and tokenizer, as transformers saves it"
-        )
     running = session("evaluate", f"evaluate-{chosen.name}", flat_settings(chosen))
     with _stdout_kept_for_json(as_json), running as (flow, log):
-        assessment = flow(model, experiment, list(changes))
+        assessment = flow(model, experiment, list(changes), gold)
     from flows.commands.console import print_scores, print_verdict
     from flows.results import score_rows, verdict_document
 

@@ -29,9 +29,11 @@ from tasks.evaluation.settings import (
     ScoreSettings,
     StressesChosen,
     TracingSettings,
+    UtilitySettings,
     VerdictSettings,
     ViewSettings,
 )
+from tasks.evaluation.harness import require_harness
 from tasks.latents.settings import LatentSettings
 from tasks.questions.settings import QuestionSettings
 from tasks.report.settings import ReportSettings
@@ -58,6 +60,7 @@ class Experiment:
     relearning: RelearningSettings = field(default_factory=RelearningSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
     viewing: ViewSettings = field(default_factory=ViewSettings)
+    utility: UtilitySettings = field(default_factory=UtilitySettings)
     stresses: StressesChosen = field(default_factory=StressesChosen)
     scoring: ScoreSettings = field(default_factory=ScoreSettings)
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
@@ -71,7 +74,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "autoencoder": ("autoencoder",),
     "latents": ("latents",),
     "alignment": ("alignment",),
-    "evaluation": ("questions", "observation", "relearning", "tracing", "viewing", "stresses", "scoring"),
+    "evaluation": ("questions", "observation", "relearning", "tracing", "viewing", "utility", "stresses", "scoring"),
     "verdict": ("verdict",),
     "report": ("report",),
 }
@@ -371,3 +374,7 @@ def _check_together(experiment: Experiment) -> None:
             f"[entities] unknown_relations: expected less than known_relations = {labels.known_relations}, "
             f"given {labels.unknown_relations}; an entity cannot be both"
         )
+    if experiment.utility.utility_tasks:
+        require_harness()
+        if not Path(folder := experiment.utility.utility_folder).expanduser().is_dir():
+            raise UsageError(f"[evaluation] utility_folder: {folder} is no folder; give one with tasks of lm-eval, as YAML")

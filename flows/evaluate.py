@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from prefect import flow
 
 from flows.config import Experiment, load_experiment
 from flows.prepare import Insight, Subject, look_inside, prepare
-from storage.artifacts import file_digest
-from storage.records import ModelRef, Observed, QuestionSet, Scorecard, UsageError, Verdict
+from storage.artifacts import file_digest, folder_digest
+from storage.records import ModelRef, Observations, Observed, QuestionSet, Scorecard, UsageError, Verdict
 from storage.settings import configure_environment
-from tasks.evaluation.settings import StressSettings
+from tasks.caching import Pending
+from tasks.evaluation.settings import StressSettings, UtilitySettings
 from tasks.evaluation.task import (
+    check_model,
     judge,
+    measure_utility,
     observe_model,
     observe_population,
     relearn,
@@ -37,11 +41,13 @@ class Assessment:
     verdict: Verdict
 
 
-def assess(subject: Subject, insight: Insight, model: ModelRef, experiment: Experiment) -> Assessment:
+def assess(
+    subject: Subject, insight: Insight, model: ModelRef, experiment: Experiment, *, with_gold: bool = True
+) -> Assessment:
     """Ask the base model, the model and the gold twin the same questions; put each under stress; score; judge."""
     questions = make_question_set(subject.world, subject.entities, subject.forget_set, experiment.questions)
     testbed = subject.testbed
-    models = {"base": testbed.base, "gold": testbed.gold, "unlearned": model}
+    models = {"base": testbed.base} | ({"gold": testbed.gold} if with_gold else {}) | {"unlearned": model}
     observed = [_observe(name, each, subject, insight, questions, experiment) for name, each in models.items()]
     observed += [
         _under_stress(f"{name}+{kind}", each, kind, subject, questions, experiment)
@@ -65,7 +71,16 @@ def _observe(
         relearn(model, subject.world, subject.forget_set, experiment.relearning),
         trace_answers(subject.testbed.base, model, questions, experiment.tracing),
         view_latents(observations, insight.sae, insight.selection, experiment.viewing),
+        _utility(model, experiment.utility),
     )
+
+
+def _utility(model: ModelRef, settings: UtilitySettings) -> Observations | None:
+    """What the model is still good for; None where no task was asked for."""
+    if not settings.utility_tasks:
+        return None
+    folder = settings.utility_folder
+    return measure_utility(model, settings, folder_digest(Path(folder).expanduser()) if folder else "")
 
 
 def _under_stress(
@@ -78,16 +93,36 @@ def _under_stress(
     return Observed(name, observations, stress=stressed.artifact)
 
 
-def evaluate_chain(model: ModelRef, experiment: Experiment) -> Assessment:
+def evaluate_chain(model: ModelRef, experiment: Experiment, *, with_gold: bool = True) -> Assessment:
     subject = prepare(experiment)
-    return assess(subject, look_inside(subject, experiment), model, experiment)
+    if not isinstance(subject.testbed.base, Pending):
+        check_model(model, subject.testbed.base)
+    return assess(subject, look_inside(subject, experiment), model, experiment, with_gold=with_gold)
 
 
 @flow(name="evaluate")
-def evaluate(model: str, experiment: str = "default", overrides: list[str] | None = None) -> Assessment:
-    """Score the model in a local folder against an experiment's world, base model and gold twin."""
+def evaluate(
+    model: str, experiment: str = "default", overrides: list[str] | None = None, with_gold: bool = True
+) -> Assessment:
+    """Score a model, from a local folder or by its hub id, against an experiment's world and base model.
+
+    with_gold: beside the gold twin too; without it, what needs a reference is said to be missing.
+    """
     configure_environment()
-    return evaluate_chain(model_in_folder(model), load_experiment(experiment, overrides or ()))
+    return evaluate_chain(model_at(model), load_experiment(experiment, overrides or ()), with_gold=with_gold)
+
+
+HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
+
+def model_at(location: str) -> ModelRef:
+    """A folder, or OWNER/NAME[@REVISION] on a hub, as a model. Raises: UsageError where there is none."""
+    hub_id = HUB_ID.fullmatch(location)
+    if hub_id is None or Path(location).expanduser().exists():
+        return model_in_folder(location)
+    from tasks.models.hub import commit_of
+
+    return ModelRef("hub", hub_id["name"], commit_of(hub_id["name"], hub_id["revision"] or ""))
 
 
 def model_in_folder(location: str) -> ModelRef:

@@ -23,12 +23,15 @@ STAGES = {
     "relearning": "does it come back: each model is taught half of the target's facts again",
     "traces": "how far a model's states carry the answers: read through the base model, and patched into it",
     "views": "the same states as latents of the autoencoders",
+    "utility": "what a model is still good for, by tasks of lm-evaluation-harness; only where an experiment names some",
     "stressed": "each model quantised, pruned or tuned on other text, to be asked again",
     "scores": "what was forgotten, what was lost, what merely hides",
     "verdict": "what the scores come to, by the thresholds of the experiment",
     "report": "the page a person reads",
     "tracking": "the run in MLflow",
 }
+OPTIONAL = ("utility",)
+"""Stages that a run has only when its experiment asks for them."""
 
 
 def check_stages(names: Iterable[str]) -> frozenset[str]:

@@ -95,6 +95,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_digest(folder: Path) -> str:
+    """Digest of the files below a folder and their names, what is hidden or compiled left out."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts):
+            digest.update(f"{'/'.join(parts)} {file_digest(path)}\n".encode())
+    return digest.hexdigest()[:32]
+
+
 class Build:
     """A folder under construction; `artifact` is there once it is sealed."""
 

@@ -203,6 +203,8 @@ class Observed:
     """How far its states carry the answers."""
     latents: Observations | None = None
     """Its states as an autoencoder's latents."""
+    utility: Observations | None = None
+    """What it achieves on benchmark tasks, where some were asked for."""
     stress: Artifact | None = None
     """Where a model under stress comes from: `taught.parquet` there names the facts that the stress itself taught."""
 

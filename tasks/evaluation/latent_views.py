@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from storage.records import UsageError
 from tasks.models.sae import Autoencoder
 from tasks.models.states import from_stored
 
@@ -136,6 +137,11 @@ def _look(
     kinds: Mapping[str, Sequence[int] | np.ndarray],
     which: np.ndarray,
 ) -> _Seen:
+    if states.shape[1] != autoencoder.decoder_rows.shape[1]:
+        raise UsageError(
+            f"the autoencoder reads states of width {autoencoder.decoder_rows.shape[1]} and the model's have width "
+            f"{states.shape[1]}; use an autoencoder that was trained on this model"
+        )
     seen = _Seen(len(states), int(which.max()) + 1 if len(which) else 0, autoencoder.latents, kinds)
     device = autoencoder.decoder_rows.device
     mean = states.double().mean(0)

@@ -39,6 +39,8 @@ class Tables:
     """States of all known and unknown entities; None for a model under stress."""
     relearning: Mapping[str, Any] | None = None
     traces: Mapping[str, Any] | None = None
+    utility: Mapping[str, Any] | None = None
+    """Scores on benchmark tasks, where some were asked for; see `harness`."""
     latents: Mapping[str, Any] | None = None
     """The states as latents; under `quality` and `active` two more tables, see `latent_views`."""
 

@@ -74,6 +74,22 @@ class TracingSettings:
 
 
 @dataclass(frozen=True)
+class UtilitySettings:
+    """Tasks of lm-evaluation-harness that say what a model is still good for; needs the extra `utility`."""
+
+    utility_tasks: tuple[str, ...] = setting(())
+    """Names of tasks, groups or tags; none by default."""
+    utility_folder: str = setting("", runtime=True)
+    """A folder of tasks of one's own, as YAML with their data below it; what it holds counts, not where it lies."""
+    utility_limit: int = setting(0, minimum=0)
+    """Examples of each task; 0 for all."""
+    utility_shots: int = setting(0, minimum=0)
+    """Examples shown before each question."""
+    utility_batch: int = setting(8, minimum=1, runtime=True)
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
+
+
+@dataclass(frozen=True)
 class ViewSettings:
     """The states as latents of the autoencoders."""
 

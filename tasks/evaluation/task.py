@@ -31,6 +31,7 @@ from tasks.evaluation.settings import (
     ScoreSettings,
     StressSettings,
     TracingSettings,
+    UtilitySettings,
     VerdictSettings,
     ViewSettings,
 )
@@ -39,6 +40,13 @@ GENERAL_QUESTIONS = 1000
 """Questions about the long tail that stand for general text."""
 GENERAL_PROMPTS = 200
 """Of these, so many whose next-token distributions are kept."""
+
+
+def check_model(model: ModelRef, base: ModelRef) -> None:
+    """That a model made elsewhere can be read and compared with the base model. Raises: UsageError."""
+    from tasks.models.load import check_comparable
+
+    check_comparable(location_of(base), location_of(model))
 
 
 @stage("population", tags=("gpu",))
@@ -241,6 +249,35 @@ def view_latents(
     return Observations(build.artifact)
 
 
+@stage("utility", tags=("gpu",))
+def measure_utility(model: ModelRef, settings: UtilitySettings, content: str) -> Observations:
+    """A model on tasks of lm-evaluation-harness: `utility.parquet`, see `tasks.evaluation.harness`.
+
+    content  the digest of what `utility_folder` holds, "" without one.
+
+    Raises: UsageError when lm-eval is not installed, or for tasks that it does not know or cannot run.
+    """
+    from pathlib import Path
+
+    from tasks.evaluation.harness import require_harness, run_tasks
+    from tasks.models.load import load_model
+
+    require_harness()
+    location, revision = location_of(model)
+    loaded = load_model(location, revision=revision, device=settings.device)
+    columns = run_tasks(
+        loaded,
+        settings.utility_tasks,
+        Path(settings.utility_folder).expanduser().resolve() if settings.utility_folder else None,
+        limit=settings.utility_limit,
+        shots=settings.utility_shots,
+        batch=settings.utility_batch,
+    )
+    with new_artifact() as build:
+        write_table(build.folder / "utility.parquet", columns)
+    return Observations(build.artifact)
+
+
 @stage("scores")
 def score(world: World, forget_set: ForgetSet, observed: tuple[Observed, ...], settings: ScoreSettings) -> Scorecard:
     """Every metric of every split, site and model, from what was observed: no network is run."""
@@ -277,6 +314,7 @@ def _tables(observed: Observed) -> Any:
         ("population", "states"),
         ("relearning", "relearning"),
         ("traces", "traces"),
+        ("utility", "utility"),
     ):
         found: Observations | None = getattr(observed, name)
         tables[name] = read_table(folder_of(found.artifact) / f"{file}.parquet") if found else None

@@ -135,6 +135,37 @@ def load_model(
     return LoadedModel(model.to(target).eval(), tokenizer, family, target)
 
 
+def check_comparable(base: tuple[str | Path, str], other: tuple[str | Path, str]) -> None:
+    """That the other model reads the base model's tokens and has states of its shape; (location, revision) each.
+
+    No weights are read.
+
+    Raises: UsageError for a model that cannot be read, another tokenizer, or states of another width or depth.
+    """
+    (mine, my_shape), (theirs, their_shape) = _shape_of(*base), _shape_of(*other)
+    different = sorted(set(mine.items()) ^ set(theirs.items()))
+    if different:
+        raise UsageError(
+            f"{other[0]} has another tokenizer than the base model: {len({token for token, _ in different})} tokens differ, such as "
+            f"{different[0][0]!r}, so no score could be compared; give a model that was made from the experiment's base model"
+        )
+    if my_shape != their_shape:
+        raise UsageError(
+            f"{other[0]} has {their_shape[0]} layers of width {their_shape[1]}, the base model and its autoencoders "
+            f"{my_shape[0]} of width {my_shape[1]}; give a model that was made from the experiment's base model"
+        )
+
+
+def _shape_of(location: str | Path, revision: str) -> tuple[dict[str, int], tuple[int, int]]:
+    """Vocabulary, and (layers, width)."""
+    source = _source(location)
+    common: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    with _quiet(), _explained(source):
+        config = AutoConfig.from_pretrained(source, **common).get_text_config()
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+    return tokenizer.get_vocab(), (int(config.num_hidden_layers), int(config.hidden_size))
+
+
 def _source(location: str | Path) -> str:
     """The location as transformers wants it, checked where it is a folder."""
     folder = Path(location).expanduser()

@@ -84,6 +84,8 @@ METRIC_GROUPS: Mapping[str, Mapping[str, str]] = {
     "Its language": {
         "perplexity": "Perplexity",
         "model_utility": "Utility of the model",
+        "utility": "Benchmark tasks",
+        "utility_loss": "Benchmark tasks, their losses",
         "js_change": "Distance of its next words to the base model's",
         "degeneration": "Answers that are no language",
         "repetition": "Repeats itself",

@@ -24,9 +24,10 @@ HOMES = {
     "transformers": ("tasks/models/", "tasks/testbed/"),
     "peft": ("tasks/models/", "storage/weights.py"),
     "prefect": ("flows/", "tasks/caching.py", *(path.relative_to(ROOT).as_posix() for path in DOORS)),
+    "lm_eval": ("tasks/evaluation/harness.py",),
     "cyclopts": ("flows/cli.py", "flows/commands/"),
 }
-HEAVY = ("torch", "transformers", "sae_lens", "mlflow", "peft", "matplotlib", "scipy", "sklearn", "datasets")
+HEAVY = ("torch", "transformers", "sae_lens", "mlflow", "peft", "matplotlib", "scipy", "sklearn", "datasets", "lm_eval")
 OBSERVERS = ("benchmarks",)
 """Folders of `tasks` that are no stage: they measure stages, beside other libraries, and nothing imports them."""
 OBSERVED_FROM = tuple(f"tasks/{name}/" for name in OBSERVERS)
