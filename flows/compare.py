@@ -15,7 +15,7 @@ from prefect import flow
 from flows.config import Experiment, load_experiment
 from flows.prepare import prepare
 from flows.results import table_rows as rows_of
-from flows.results import verdict_document, with_interval
+from flows.results import place_to_show, verdict_document, with_interval
 from flows.unlearn import unlearn_chain
 from storage.artifacts import disk_errors, folder_of
 from storage.keys import canonical, digest
@@ -252,7 +252,7 @@ def pivot(summary: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]])
         for metric, split in SHOWN:
             wanted = (method, metric, split, "")
             found = [row for row in summary if (row["method"], row["metric"], row["split"], row["stress"]) == wanted]
-            row = max(found, key=lambda each: each["site"], default=None)
+            row = max(found, key=lambda each: place_to_show(each["site"]), default=None)
             shown = with_interval(row["value"], row["low"], row["high"]) if row else "-"
             if row and metric == "knownness_auroc":
                 shown += f" {row['holding']}/{row['cells']}"

@@ -23,6 +23,7 @@ from tasks.activations.settings import ActivationSettings
 from tasks.alignment.settings import AlignmentSettings
 from tasks.autoencoder.settings import AutoencoderSettings
 from tasks.entities.settings import LabelSettings, RoleSettings
+from tasks.evaluation.harness import require_harness
 from tasks.evaluation.settings import (
     ObservationSettings,
     RelearningSettings,
@@ -33,7 +34,6 @@ from tasks.evaluation.settings import (
     VerdictSettings,
     ViewSettings,
 )
-from tasks.evaluation.harness import require_harness
 from tasks.latents.settings import LatentSettings
 from tasks.questions.settings import QuestionSettings
 from tasks.report.settings import ReportSettings
@@ -377,4 +377,6 @@ def _check_together(experiment: Experiment) -> None:
     if experiment.utility.utility_tasks:
         require_harness()
         if not Path(folder := experiment.utility.utility_folder).expanduser().is_dir():
-            raise UsageError(f"[evaluation] utility_folder: {folder} is no folder; give one with tasks of lm-eval, as YAML")
+            raise UsageError(
+                f"[evaluation] utility_folder: {folder} is no folder; give one with tasks of lm-eval, as YAML"
+            )

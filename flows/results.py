@@ -76,6 +76,11 @@ def markdown_of(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def place_to_show(site: str) -> tuple[bool, str]:
+    """Order of a score's sites by which the last is shown where there is room for one: the whole, else the deepest."""
+    return site in ("", "any"), site
+
+
 def number(value: float | None) -> str:
     """Three digits after the point, fewer for large values; a dash for what was not measured."""
     if value is None or not math.isfinite(value):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flows.results import as_json, number, with_interval
+from flows.results import as_json, number, place_to_show, with_interval
 
 
 def print_table(
@@ -45,7 +45,9 @@ def print_verdict(document: dict[str, Any]) -> None:
 def print_scores(rows: Sequence[dict[str, Any]], title: str) -> None:
     """Before, after and gold of the scores of `SHOWN`; of metrics read at several sites, the deepest site."""
     rows = [row for row in rows if row["metric"] in SHOWN]
-    deepest = {(row["metric"], row["split"]): row["site"] for row in sorted(rows, key=lambda row: row["site"])}
+    deepest = {
+        (row["metric"], row["split"]): row["site"] for row in sorted(rows, key=lambda row: place_to_show(row["site"]))
+    }
     lines = [
         (
             row["split"],

@@ -24,7 +24,7 @@ def commit_of(repository: str, revision: str = "") -> str:
         found = huggingface_hub.HfApi().model_info(repository, revision=name, timeout=10).sha
         if found:
             return str(found)
-    except Exception as error:  # its own errors, and those of whichever HTTP library it has
+    except Exception as error:  # noqa: BLE001, its own errors and those of whichever HTTP library it has
         reason = " ".join(str(error).split())[:200]
     else:
         reason = "the hub names no commit"

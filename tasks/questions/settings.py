@@ -26,7 +26,7 @@ class QuestionSettings:
     """What is asked about the targets, and beside them."""
 
     sets: tuple[str, ...] = setting((), choices=SETS)
-    """Question sets; none means all that this world allows."""
+    """Question sets beside `paraphrase`, which is always asked; none means all that this world allows."""
     wrong_answers: int = setting(4, minimum=1)
     """Wrong answers that stand beside the right one, at most."""
     retain_entities: int = setting(20, minimum=1)

@@ -29,6 +29,10 @@ BUILDERS: dict[str, Callable[[Facts], Iterator[Row]]] = {
 }
 
 
+PLAIN = "paraphrase"
+"""The set that every score of a target stands on: it is always asked."""
+
+
 def build_questions(
     entities: Table, questions: Table, labelled: Table, roles: Table, settings: QuestionSettings
 ) -> dict[str, Any]:
@@ -41,7 +45,7 @@ def build_questions(
     The world's questions keep their ids; ours follow after them, the same whichever sets are chosen. No question of
     ours repeats a training prompt of the world.
 
-    Raises: UsageError for a set that is none, or when no question can be asked.
+    Raises: UsageError for a set that is none, or when nothing can be asked about the targets on held-out templates.
     """
     for name in settings.sets:
         if name not in SETS:
@@ -58,13 +62,12 @@ def build_questions(
         *sorted(worlds, key=lambda row: row.question),
         *(row._replace(question=number) for number, row in enumerate(ours, first)),
     ]
-    chosen = [row for row in numbered if row.set in (settings.sets or SETS)]
-    if not chosen:
-        wanted = ", ".join(settings.sets or SETS)
+    if not any(row.set == PLAIN and row.split == "forget" for row in numbered):
         raise UsageError(
-            f"nothing can be asked in the sets {wanted} about {len(facts.targets)} targets; "
-            "choose other sets, or targets about whom this world asks questions"
+            f"nothing can be asked about {len(facts.targets)} targets in words that no model was trained on; "
+            "choose targets about whom this world asks questions on held-out templates"
         )
+    chosen = [row for row in numbered if row.set in (*settings.sets, PLAIN) or not settings.sets]
     return columns_of(chosen)
 
 
