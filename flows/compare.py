@@ -14,8 +14,8 @@ from prefect import flow
 
 from flows.config import Experiment, load_experiment
 from flows.prepare import prepare
-from flows.results import table_rows as rows_of
 from flows.results import place_to_show, verdict_document, with_interval
+from flows.results import table_rows as rows_of
 from flows.unlearn import unlearn_chain
 from storage.artifacts import disk_errors, folder_of
 from storage.keys import canonical, digest
