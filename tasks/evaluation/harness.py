@@ -213,10 +213,10 @@ def _fetches(task: Any) -> bool:
 def _why_not(names: Sequence[str], error: Exception) -> str:
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     remedy = "check the task's YAML and its data"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        remedy = "HF_HUB_OFFLINE is set: fetch the data once without it, or give tasks of your own in utility_folder"
-    elif "evaluate" in first and isinstance(error, ImportError):
+    if isinstance(error, ImportError) and "evaluate" in first:
         remedy = "tasks that measure with fetched code (the library evaluate) are not supported"
+    elif os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        remedy = "HF_HUB_OFFLINE is set: fetch the data once without it, or give tasks of your own in utility_folder"
     return f"utility_tasks: {', '.join(names)} cannot be loaded ({first}); {remedy}"
 
 

@@ -221,6 +221,7 @@ def test_data_out_of_reach_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPat
     assert message.startswith(
         "utility_tasks: arc_easy cannot be loaded (Couldn't reach 'ai2_arc'); HF_HUB_OFFLINE is set"
     )
+    assert harness._why_not(["mine"], ImportError("import of evaluate halted")).endswith("are not supported")
 
 
 @pytest.fixture(scope="module")
