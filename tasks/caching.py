@@ -46,7 +46,7 @@ logger = logging.getLogger("sae_unlearn")
 
 @dataclass
 class StageRun:
-    """What became of one stage: `computed`, `cached`, or, in a plan, `to compute`."""
+    """What became of one stage: `computed`, `cached`, `failed` or, in a plan, `to compute`."""
 
     stage: str
     key: str
@@ -141,9 +141,13 @@ class Stage:
         if self.name in log.refresh:
             task = task.with_options(refresh_cache=True)
             reasons = ("asked to refresh",)
-        with artifacts.disk_errors():
-            state = task(*bound.args, **bound.kwargs, return_state=True)
-            record = state.result()
+        try:
+            with artifacts.disk_errors():
+                state = task(*bound.args, **bound.kwargs, return_state=True)
+                record = state.result()
+        except BaseException:
+            log.runs.append(StageRun(self.name, key, "failed", time.monotonic() - started, reasons))
+            raise
         outcome = "cached" if state.name == "Cached" else "computed"
         run = StageRun(self.name, key, outcome, time.monotonic() - started, reasons if outcome == "computed" else ())
         log.runs.append(run)

@@ -224,3 +224,13 @@ def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < give_up, "nothing happened within a minute"
         time.sleep(0.1)
+
+
+def test_failed_stage_is_in_the_journal(made) -> None:
+    @stage("broken")
+    def broken(number: int) -> LatentStats:
+        raise UsageError(f"{number} is too small")
+
+    with journal() as log, pytest.raises(UsageError, match="3 is too small"):
+        flow(name="broken chain")(lambda: broken(3))()
+    assert [(run.stage, run.state) for run in log.runs] == [("broken", "failed")]
