@@ -25,6 +25,7 @@ from tasks.autoencoder.settings import AutoencoderSettings
 from tasks.entities.settings import LabelSettings, RoleSettings
 from tasks.evaluation.harness import require_harness
 from tasks.evaluation.settings import (
+    GradientSettings,
     ObservationSettings,
     RelearningSettings,
     ScoreSettings,
@@ -59,6 +60,7 @@ class Experiment:
     observation: ObservationSettings = field(default_factory=ObservationSettings)
     relearning: RelearningSettings = field(default_factory=RelearningSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
+    gradients: GradientSettings = field(default_factory=GradientSettings)
     viewing: ViewSettings = field(default_factory=ViewSettings)
     utility: UtilitySettings = field(default_factory=UtilitySettings)
     stresses: StressesChosen = field(default_factory=StressesChosen)
@@ -74,7 +76,17 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "autoencoder": ("autoencoder",),
     "latents": ("latents",),
     "alignment": ("alignment",),
-    "evaluation": ("questions", "observation", "relearning", "tracing", "viewing", "utility", "stresses", "scoring"),
+    "evaluation": (
+        "questions",
+        "observation",
+        "relearning",
+        "tracing",
+        "gradients",
+        "viewing",
+        "utility",
+        "stresses",
+        "scoring",
+    ),
     "verdict": ("verdict",),
     "report": ("report",),
 }

@@ -20,6 +20,7 @@ from tasks.evaluation.task import (
     check_model,
     judge,
     measure_utility,
+    observe_gradients,
     observe_model,
     observe_population,
     relearn,
@@ -68,10 +69,11 @@ def _observe(
         name,
         observations,
         population,
-        relearn(model, subject.world, subject.forget_set, experiment.relearning),
-        trace_answers(subject.testbed.base, model, questions, experiment.tracing),
-        view_latents(observations, insight.sae, insight.selection, experiment.viewing),
-        _utility(model, experiment.utility),
+        relearning=relearn(model, subject.world, subject.forget_set, experiment.relearning),
+        traces=trace_answers(subject.testbed.base, model, questions, experiment.tracing),
+        gradients=observe_gradients(model, questions, experiment.gradients),
+        latents=view_latents(observations, insight.sae, insight.selection, experiment.viewing),
+        utility=_utility(model, experiment.utility),
     )
 
 

@@ -22,6 +22,7 @@ STAGES = {
     "population": "where known and unknown entities lie in each model",
     "relearning": "does it come back: each model is taught half of the target's facts again",
     "traces": "how far a model's states carry the answers: read through the base model, and patched into it",
+    "gradients": "how strongly its weights would move to make the answers likelier",
     "views": "the same states as latents of the autoencoders",
     "utility": "what a model is still good for, by tasks of lm-evaluation-harness; only where an experiment names some",
     "stressed": "each model quantised, pruned or tuned on other text, to be asked again",

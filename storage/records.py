@@ -201,6 +201,8 @@ class Observed:
     """How the target's facts come back."""
     traces: Observations | None = None
     """How far its states carry the answers."""
+    gradients: Observations | None = None
+    """How strongly its weights would move to make the answers likelier."""
     latents: Observations | None = None
     """Its states as an autoencoder's latents."""
     utility: Observations | None = None

@@ -41,6 +41,7 @@ class Tables:
     traces: Mapping[str, Any] | None = None
     utility: Mapping[str, Any] | None = None
     """Scores on benchmark tasks, where some were asked for; see `harness`."""
+    gradients: Mapping[str, Any] | None = None
     latents: Mapping[str, Any] | None = None
     """The states as latents; under `quality` and `active` two more tables, see `latent_views`."""
 

@@ -90,6 +90,16 @@ class UtilitySettings:
 
 
 @dataclass(frozen=True)
+class GradientSettings:
+    """How strongly the weights would move to make an answer likelier."""
+
+    gradient_questions: int = setting(48, minimum=1)
+    """Questions about neighbours, and about unknown entities, beside all those about the target."""
+    gradient_seed: int = setting(0, minimum=0)
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
+
+
+@dataclass(frozen=True)
 class ViewSettings:
     """The states as latents of the autoencoders."""
 

@@ -26,6 +26,7 @@ from storage.weights import location_of
 from tasks import catalogue
 from tasks.caching import new_artifact, stage
 from tasks.evaluation.settings import (
+    GradientSettings,
     ObservationSettings,
     RelearningSettings,
     ScoreSettings,
@@ -229,6 +230,21 @@ def trace_answers(base: ModelRef, model: ModelRef, questions: QuestionSet, setti
     return Observations(build.artifact)
 
 
+@stage("gradients", tags=("gpu",))
+def observe_gradients(model: ModelRef, questions: QuestionSet, settings: GradientSettings) -> Observations:
+    """Per question, how strongly each block's weights would move to make the answer likelier: `gradients.parquet`."""
+    from tasks.evaluation.internals import gradients
+    from tasks.models.load import load_model
+
+    asked = read_table(folder_of(questions.artifact) / "questions.parquet")
+    rows = gradients.rows_for_gradients(asked, others=settings.gradient_questions, seed=settings.gradient_seed)
+    location, revision = location_of(model)
+    loaded = load_model(location, revision=revision, device=settings.device)
+    with new_artifact() as build:
+        write_table(build.folder / "gradients.parquet", gradients.observe_gradients(loaded, asked, rows))
+    return Observations(build.artifact)
+
+
 @stage("views")
 def view_latents(
     observations: Observations, sae: SaeRef, selection: LatentSelection, settings: ViewSettings
@@ -314,6 +330,7 @@ def _tables(observed: Observed) -> Any:
         ("population", "states"),
         ("relearning", "relearning"),
         ("traces", "traces"),
+        ("gradients", "gradients"),
         ("utility", "utility"),
     ):
         found: Observations | None = getattr(observed, name)

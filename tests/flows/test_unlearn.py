@@ -29,7 +29,7 @@ from tasks.caching import Journal, journal
 CACHED, TO_COMPUTE = "cached", "to compute"
 ROOT = Path(__file__).parents[2]
 JUDGED = ["scores", "verdict", "report", "tracking"]
-ASKED = ["observations", "population", "relearning", "traces", "views"]
+ASKED = ["observations", "population", "relearning", "traces", "gradients", "views"]
 ALIGNED = ["alignment", *ASKED, *["stressed", "observations"] * 2, *JUDGED]
 """What a change of the alignment computes anew: nothing of base and gold."""
 

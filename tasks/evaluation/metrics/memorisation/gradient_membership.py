@@ -1,0 +1,54 @@
+"""AUC of the gradient-norm attack: answers about the target against those about held-out unknown entities.
+
+    score = -mean over the weights' tensors of ‖∇ loss‖₂, higher = more like what was learned
+
+[0, 1]: 1 = remembered, .5 = no different, below = over-unlearned; the gold twin's value is the one to come to.
+Source: see `internals/gradients`. Departs: only the blocks' weights. The interval resamples entities of both groups.
+State: `missing_reference` without gradients or unknown entities; `degenerate` where all scores are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tasks.evaluation.intervals import interval
+from tasks.evaluation.metric import Case, Measurement, Metric
+from tasks.evaluation.statistics.membership import auc, resampled_aucs
+
+WHOLE = -1
+"""Layer of the rows that stand for all blocks together."""
+
+
+@dataclass(frozen=True)
+class GradientMembership(Metric):
+    better: ClassVar = {"": "toward gold"}
+
+    def measure(self, case: Case) -> Iterator[Measurement]:
+        for model, tables in case.models.items():
+            table = tables.gradients
+            if table is None and "+" in model:
+                continue
+            if table is None:
+                yield Measurement("forget", model, np.nan, np.nan, np.nan, 0, state="missing_reference")
+                continue
+            whole = table["layer"] == WHOLE
+            members, others = (
+                np.flatnonzero(whole & (table["split"] == split)) for split in ("forget", "unknown_held_out")
+            )
+            if not len(members) or not len(others):
+                state = "degenerate" if not len(members) else "missing_reference"
+                yield Measurement("forget", model, np.nan, np.nan, np.nan, 0, state=state)
+                continue
+            first, second = -table["norm"][members], -table["norm"][others]
+            if not np.isfinite([*first, *second]).all():
+                raise ArithmeticError(f"gradient norms of '{model}' are not finite")
+            draws = resampled_aucs(
+                first, second, table["entity"][members], table["entity"][others], draws=case.draws, seed=case.seed
+            )
+            low, high = interval(draws, case.confidence)
+            state = "degenerate" if np.ptp([*first, *second]) == 0 else "ok"
+            yield Measurement("forget", model, auc(first, second), low, high, len(first) + len(second), state=state)
