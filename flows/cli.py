@@ -223,12 +223,12 @@ def evaluate(
 
 @app.command(name="list")
 def list_(
-    what: Literal["methods", "metrics", "experiments", "targets", "stages"],
+    what: Literal["methods", "metrics", "stresses", "experiments", "targets", "stages"],
     *,
     experiment: str = "default",
     changes: Changes = (),
 ) -> int:
-    """List the methods, metrics, experiments, targets or stages there are.
+    """List the methods, metrics, stresses, experiments, targets or stages there are.
 
     Example: `sae-unlearn list targets` names the entities that the demo's model knows and can be made to forget.
 

@@ -17,7 +17,7 @@ from flows.compare import chosen_targets
 from flows.config import Experiment, load_experiment
 from flows.evaluate import Assessment, assess
 from flows.prepare import Insight, Subject, look_inside, prepare
-from flows.results import table_rows, verdict_document, with_interval
+from flows.results import place_to_show, table_rows, verdict_document, with_interval
 from storage.artifacts import disk_errors, folder_of
 from storage.keys import canonical, digest
 from storage.records import UnlearnedModel
@@ -214,6 +214,44 @@ def summarise(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     )
 
 
+AGREEING = (
+    ("uds", "uds_null", "erasure beside the gold twin and beside unknown entities"),
+    ("uds", "answer_probability", "erasure and the probability of the answer"),
+    ("latent_suppression", "answer_probability", "suppressed latents and the probability of the answer"),
+    ("knownness_auroc", "relearned_recall", "knownness inside and what relearning brings back"),
+)
+"""Pairs of metrics whose rank correlation over models is told, and what it says."""
+
+
+def agreements(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rank correlation of pairs of metrics over the models that were not broken; of sites, the deepest."""
+    from tasks.evaluation.trust import rank_correlation
+
+    plain = [row for row in readings if not row["stress"] and row["specimen"] in HOLDS]
+    value: dict[str, dict[tuple[Any, ...], float]] = {}
+    for row in sorted(plain, key=lambda row: place_to_show(row["site"])):
+        usable = row["state"] in ("ok", "saturated")
+        cell = row["target"], row["seed"], row["specimen"]
+        value.setdefault(row["metric"], {})[cell] = row["value"] if usable else math.nan
+    found = []
+    for first, second, words in AGREEING:
+        cells = sorted(set(value.get(first, {})) & set(value.get(second, {})))
+        correlation, count = rank_correlation(
+            [value[first][cell] for cell in cells], [value[second][cell] for cell in cells]
+        )
+        found.append({"first": first, "second": second, "what": words, "correlation": correlation, "models": count})
+    return found
+
+
+def agreement_table(found: Sequence[dict[str, Any]]) -> str:
+    """The rank correlations, in Markdown."""
+    lines = ["| rank correlation of | models | |", "|---|---:|---:|"]
+    for row in found:
+        shown = "-" if math.isnan(row["correlation"]) else f"{row['correlation']:.2f}"
+        lines.append(f"| {row['what']} (`{row['first']}`, `{row['second']}`) | {row['models']} | {shown} |")
+    return "\n".join(lines)
+
+
 def _mean(values: Sequence[float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
@@ -236,7 +274,8 @@ def _keep(
         folder.mkdir(parents=True, exist_ok=True)
         for name, rows in (("readings", readings), ("verdicts", verdicts), ("metrics", metrics), ("counts", counted)):
             write_table(folder / f"{name}.parquet", {key: [row[key] for row in rows] for key in rows[0]})
-        (folder / "summary.md").write_text(f"{verdict_table(counted)}\n\n{metric_table(metrics)}\n")
+        tables = (verdict_table(counted), metric_table(metrics), agreement_table(agreements(readings)))
+        (folder / "summary.md").write_text("\n\n".join(tables) + "\n")
         (folder / "trust.png").write_bytes(draw_trust(metrics))
     return folder
 

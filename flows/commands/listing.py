@@ -12,7 +12,7 @@ from flows.stages import STAGES
 from storage.records import UsageError
 from tasks import catalogue
 
-FOLDERS = {"methods": "alignment/methods", "metrics": "evaluation/metrics"}
+FOLDERS = {"methods": "alignment/methods", "metrics": "evaluation/metrics", "stresses": "evaluation/stresses"}
 
 
 def print_names(what: str) -> None:
@@ -28,7 +28,7 @@ def print_names(what: str) -> None:
     else:
         folder = FOLDERS[what]
         lines = [(name, _kind(module), _first_sentences(module)) for name, module in catalogue.modules(folder).items()]
-        print_table((what.removesuffix("s"), "kind", "what it is"), lines)
+        print_table(("name", "kind", "what it is"), lines)
 
 
 def print_targets(experiment: str, changes: Sequence[str]) -> None:

@@ -106,6 +106,18 @@ def harmonic(first: float, second: float) -> float:
     return 0.0 if first <= 0 or second <= 0 else 2 * first * second / (first + second)
 
 
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> tuple[float, int]:
+    """Spearman's correlation [-1, 1] of the pairs in which both are numbers, ties at their middle rank, and their count.
+
+    Not a number with fewer than three pairs, or where one side is constant.
+    """
+    pairs = np.array([pair for pair in zip(first, second, strict=True) if np.isfinite(pair).all()]).reshape(-1, 2)
+    if len(pairs) < 3 or (np.ptp(pairs, axis=0) == 0).any():
+        return math.nan, len(pairs)
+    ranks = np.array([[(column < x).sum() + ((column == x).sum() - 1) / 2 for x in column] for column in pairs.T])
+    return float(np.corrcoef(ranks)[0, 1]), len(pairs)
+
+
 def confusion(expected: Mapping[str, frozenset[str]], found: Sequence[tuple[str, str]]) -> list[dict[str, object]]:
     """Specimen, verdict, how often, and whether that is right; (specimen, verdict) pairs are counted."""
     counts: dict[tuple[str, str], int] = {}

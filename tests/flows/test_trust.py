@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from flows.trust import HOLDS, metric_table, summarise, verdict_table
+from flows.trust import HOLDS, agreement_table, agreements, metric_table, summarise, verdict_table
 from tasks.report.figures.trust import draw_trust
 
 
@@ -43,3 +43,13 @@ def test_tables_and_figure_show_every_metric() -> None:
               {"specimen": "gold", "verdict": "hidden", "count": 1, "right": False}]  # fmt: skip
     assert "| gold | forgotten | 3 forgotten, 1 hidden | 3/4 |" in verdict_table(counts)
     assert draw_trust(metrics).startswith(b"\x89PNG")
+
+
+def test_metrics_that_agree_are_told() -> None:
+    rows = _readings()
+    twin = [row | {"metric": "uds_null"} for row in rows if row["metric"] == "sharp"]
+    own = [row | {"metric": "uds"} for row in rows if row["metric"] == "sharp"]
+    found = agreements([*own, *twin])
+    assert (found[0]["correlation"], found[0]["models"]) == (1.0, 16)
+    assert all(math.isnan(row["correlation"]) for row in found[1:])
+    assert "| 16 | 1.00 |" in agreement_table(found)

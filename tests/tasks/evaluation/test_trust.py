@@ -17,6 +17,7 @@ from tasks.evaluation.trust import (
     harmonic,
     knows,
     quantisation_robustness,
+    rank_correlation,
     relearning_robustness,
 )
 
@@ -83,3 +84,16 @@ def test_verdicts_are_counted_and_held_against_what_is_right() -> None:
         {"specimen": "gold", "verdict": "forgotten", "count": 2, "right": True},
         {"specimen": "gold", "verdict": "hidden", "count": 1, "right": False},
     ]
+
+
+def test_rank_correlation_is_scipys_and_leaves_gaps_out() -> None:
+    from scipy.stats import spearmanr
+
+    generator = np.random.default_rng(0)
+    first = generator.integers(0, 5, 30).astype(float)
+    second = first + generator.normal(size=30)
+    found, count = rank_correlation([*first, math.nan], [*second, 1.0])
+    assert found == pytest.approx(float(spearmanr(first, second).statistic))
+    assert count == 30
+    assert math.isnan(rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])[0])
+    assert math.isnan(rank_correlation([1.0], [2.0])[0])
