@@ -46,7 +46,7 @@ logger = logging.getLogger("sae_unlearn")
 
 @dataclass
 class StageRun:
-    """What became of one stage: `computed`, `cached`, `failed` or, in a plan, `to compute`."""
+    """What became of one stage: `computed`, `cached`, `failed`, `interrupted` or, in a plan, `to compute`."""
 
     stage: str
     key: str
@@ -145,8 +145,9 @@ class Stage:
             with artifacts.disk_errors():
                 state = task(*bound.args, **bound.kwargs, return_state=True)
                 record = state.result()
-        except BaseException:
-            log.runs.append(StageRun(self.name, key, "failed", time.monotonic() - started, reasons))
+        except BaseException as error:  # an interruption too
+            outcome = "failed" if isinstance(error, Exception) else "interrupted"
+            log.runs.append(StageRun(self.name, key, outcome, time.monotonic() - started, reasons))
             raise
         outcome = "cached" if state.name == "Cached" else "computed"
         run = StageRun(self.name, key, outcome, time.monotonic() - started, reasons if outcome == "computed" else ())

@@ -18,7 +18,7 @@ from storage.records import Artifact
 from storage.settings import home
 from storage.tracking import public_address
 
-CONSTRAINTS = Path(__file__).resolve().parent.parent / "deployments" / "constraints.txt"
+CONSTRAINTS = Path(__file__).resolve().parents[2] / "deployments" / "constraints.txt"
 ENOUGH = 2_000_000_000
 """Bytes that a run of the demo and its tracking may take, generously."""
 

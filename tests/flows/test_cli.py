@@ -125,7 +125,10 @@ def test_interrupted_run_ends_in_one_line_and_is_noted(number: signal.Signals, t
     assert out == ""
     note = json.loads(next((tmp_path / "home" / "runs").glob("*.json")).read_text())
     assert note["outcome"] == "interrupted"
-    assert [entry["stage"] for entry in note["stages"]] == ["world"]
+    assert [(entry["stage"], entry["state"]) for entry in note["stages"]] == [
+        ("world", "computed"),
+        ("testbed", "interrupted"),
+    ]
 
 
 @pytest.mark.parametrize("what", ["methods", "metrics", "experiments", "stages"])
