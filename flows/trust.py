@@ -15,17 +15,17 @@ from prefect import flow
 
 from flows.compare import chosen_targets
 from flows.config import Experiment, load_experiment
-from flows.evaluate import Assessment, assess
+from flows.evaluate import assess
 from flows.prepare import Insight, Subject, look_inside, prepare
-from flows.results import place_to_show, table_rows, verdict_document, with_interval
+from flows.results import place_to_show, table_rows, with_interval
 from storage.artifacts import disk_errors, folder_of
 from storage.keys import canonical, digest
-from storage.records import UnlearnedModel
+from storage.records import Scorecard, UnlearnedModel
 from storage.settings import configure_environment, home
 from storage.tables import read_table, write_table
 from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.task import align
-from tasks.evaluation.settings import StressSettings
+from tasks.evaluation.settings import StressSettings, VerdictSettings
 from tasks.evaluation.task import observe_model, stress
 from tasks.questions.task import make_question_set
 
@@ -76,6 +76,7 @@ def trust(
     settings = dataclasses.replace(settings, stresses=stresses)
     readings: list[dict[str, Any]] = []
     verdicts: list[dict[str, Any]] = []
+    cards: dict[tuple[str, int], Scorecard] = {}
     chosen = chosen_targets(settings, targets, count)
     numbers = seeds or [0, 1]
     for number, seed in enumerate(numbers):
@@ -87,10 +88,17 @@ def trust(
                 pretraining=dataclasses.replace(settings.pretraining, seed=seed),
                 roles=dataclasses.replace(settings.roles, targets=(target,)),
             )
-            for specimen, rows, verdict in _measure(cell):
+            for specimen, rows, verdict, card in _measure(cell):
                 where = {"specimen": specimen, "target": target, "name": name, "seed": seed}
                 readings += [where | row for row in rows]
-                verdicts.append(where | verdict)
+                if specimen == "gold":
+                    cards[target, seed] = card
+                else:
+                    verdicts.append(where | verdict)
+    for (target, seed), card in cards.items():
+        twin = cards.get((target, next((other for other in numbers if other != seed), seed)))
+        where = {"specimen": "gold", "target": target, "name": dict(chosen)[target], "seed": seed}
+        verdicts.append(where | _gold_judged(card, twin if twin != card else None, settings.verdict))
     from tasks.evaluation.trust import confusion
 
     metrics = summarise(readings)
@@ -99,8 +107,8 @@ def trust(
     return Trust(folder, metrics, counted)
 
 
-def _measure(experiment: Experiment) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
-    """(kind of model, its scores, its verdict) for every kind."""
+def _measure(experiment: Experiment) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any], Scorecard]]:
+    """(kind of model, its scores, its verdict, the scorecard they are from) for every kind."""
     subject = prepare(experiment)
     insight = look_inside(subject, experiment)
     suppressed = _suppress(subject, insight, experiment)
@@ -109,12 +117,16 @@ def _measure(experiment: Experiment) -> Iterator[tuple[str, list[dict[str, Any]]
     retaught = stress(suppressed.model, subject.world, subject.forget_set, again)
     plain = dataclasses.replace(experiment, stresses=dataclasses.replace(experiment.stresses, stresses=()))
     assessed = assess(subject, insight, suppressed.model, experiment)
-    rows = table_rows(assessed.scorecard)
-    for specimen, model in (("base", "base"), ("gold", "gold"), ("suppressed", "unlearned")):
-        yield specimen, _of(rows, model), _judged(assessed, experiment, model)
+    card, rows = assessed.scorecard, table_rows(assessed.scorecard)
+    columns = read_table(folder_of(card.artifact) / "scores.parquet")
+    yield "base", _of(rows, "base"), _judged(columns, experiment.verdict, "base", "gold"), card
+    yield "gold", _of(rows, "gold"), {}, card
+    yield "suppressed", _of(rows, "unlearned"), _judged(columns, experiment.verdict, "unlearned", "gold"), card
     for specimen, other in (("retaught", retaught.model), ("overtrained", overtrained.model)):
-        found = assess(subject, insight, other, plain)
-        yield specimen, _of(table_rows(found.scorecard), "unlearned"), _judged(found, plain, "unlearned")
+        card = assess(subject, insight, other, plain).scorecard
+        columns = read_table(folder_of(card.artifact) / "scores.parquet")
+        verdict = _judged(columns, plain.verdict, "unlearned", "gold")
+        yield specimen, _of(table_rows(card), "unlearned"), verdict, card
 
 
 def _suppress(subject: Subject, insight: Insight, experiment: Experiment) -> UnlearnedModel:
@@ -148,19 +160,26 @@ def _of(rows: Sequence[dict[str, Any]], model: str) -> list[dict[str, Any]]:
     return kept
 
 
-def _judged(assessed: Assessment, experiment: Experiment, model: str) -> dict[str, Any]:
-    """The verdict on one of the models. Base and gold are judged without a gold twin: it would be its own reference."""
+def _judged(columns: dict[str, Any], settings: VerdictSettings, model: str, reference: str) -> dict[str, Any]:
+    """The verdict on one of the models, and the measures that decided it."""
     from tasks.evaluation.verdict import decide, gather
 
-    if model == "unlearned":
-        document = verdict_document(assessed.verdict)
-        return {
-            "verdict": document["verdict"],
-            "decided_by": "; ".join(each["measure"] for each in document["evidence"] if each["decided"]),
-        }
-    scores = read_table(folder_of(assessed.scorecard.artifact) / "scores.parquet")
-    verdict, evidence = decide(gather(scores, experiment.verdict, model, reference=""))
+    verdict, evidence = decide(gather(columns, settings, model, reference=reference))
     return {"verdict": verdict, "decided_by": "; ".join(each.measure for each in evidence if each.decided)}
+
+
+def _gold_judged(card: Scorecard, other: Scorecard | None, settings: VerdictSettings) -> dict[str, Any]:
+    """The verdict on a gold twin, which cannot be its own reference: that is the twin of another seed, if there is one."""
+    columns = read_table(folder_of(card.artifact) / "scores.parquet")
+    if other is None:
+        return _judged(columns, settings, "gold", "")
+    theirs = read_table(folder_of(other.artifact) / "scores.parquet")
+    rows = [place for place, model in enumerate(theirs["model"]) if model.partition("+")[0] == "gold"]
+    both = {
+        name: [*column, *(theirs[name][row] for row in rows)] for name, column in columns.items() if name != "model"
+    }
+    both["model"] = [*columns["model"], *(theirs["model"][row].replace("gold", "twin", 1) for row in rows)]
+    return _judged(both, settings, "gold", "twin")
 
 
 def summarise(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,14 +2,16 @@
 
 | verdict | when, the first that holds |
 |---|---|
-| `inconclusive` | the base model did not know the target, or what would decide is missing |
-| `collapsed` | the model can no longer answer anyone, speaks nonsense, or its perplexity has exploded |
-| `damaged` | others were forgotten too |
+| `inconclusive` | the base model did not know the target |
+| `collapsed` | the model answers nobody any more, speaks nonsense, or its perplexity has exploded |
 | `not forgotten` | it still answers |
+| `damaged` | others were forgotten too |
 | `hidden` | it no longer answers, but an internal or stressed measure still knows |
+| `inconclusive` | what would decide is missing, or of the target it speaks nonsense: destroyed output is no forgetting |
 | `forgotten` | none of the above |
 
-A measure that is missing, degenerate or saturated is said to be so and decides nothing.
+A measure that is missing or degenerate is said to be so and decides nothing. What any model gets right by guessing is
+no knowledge: where there is a gold twin, recall, plain or under any stress, counts beyond the twin's own.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from typing import Any
 
 from tasks.evaluation.settings import VerdictSettings
 
-VERDICTS = ("inconclusive", "collapsed", "damaged", "not forgotten", "hidden", "forgotten")
+ORDER = ("collapsed", "not forgotten", "damaged", "hidden")
+"""What is wrong with a model, worst first."""
 USABLE = ("ok", "saturated")
-REQUIRED = (("recall", "forget"), ("recall", "retain"))
+REQUIRED = (("recall", "forget"), ("recall", "retain"), ("degeneration", "forget"))
 """Without these no model can be called forgotten; neighbours, say, a target need not have."""
 
 
@@ -96,7 +99,10 @@ def gather(
 
 def decide(evidence: Sequence[Evidence]) -> tuple[str, list[Evidence]]:
     """The verdict, and the evidence with the deciding measures marked."""
-    for verdict in VERDICTS[:-1]:
+    unknown = {place for place, each in enumerate(evidence) if each.model == "base" and each.state == "crossed"}
+    if unknown:
+        return "inconclusive", _marked(evidence, unknown)
+    for verdict in ORDER:
         crossed = {place for place, each in enumerate(evidence) if each.verdict == verdict and each.state == "crossed"}
         if crossed:
             return verdict, _marked(evidence, crossed)
@@ -134,10 +140,10 @@ def _collapse(table: Table, settings: VerdictSettings, model: str) -> list[Evide
                  settings.collapse_perplexity),
         _at_least("collapsed", "others are still known", "recall", "retain", model, retain, settings.collapse_recall),
     ]  # fmt: skip
-    for split in ("forget", "retain"):
+    for split, verdict in (("retain", "collapsed"), ("forget", "inconclusive")):
         line = table.get("degeneration", split, model)
         if line.state != "missing":
-            found.append(_at_most("collapsed", "share of degenerate answers", "degeneration", split, model, line,
+            found.append(_at_most(verdict, "share of degenerate answers", "degeneration", split, model, line,
                                   settings.degenerate_share))  # fmt: skip
     return found
 
@@ -154,10 +160,7 @@ def _damage(table: Table, settings: VerdictSettings, model: str) -> list[Evidenc
 
 
 def _behaviour(table: Table, settings: VerdictSettings, model: str) -> list[Evidence]:
-    line = table.get("recall", "forget", model)
-    return [
-        _at_most("not forgotten", "the target's questions answered", "recall", "forget", model, line, settings.recall)
-    ]
+    return [_recalled(table, "not forgotten", "the target's questions answered", "recall", model, settings.recall)]
 
 
 def _inside(table: Table, settings: VerdictSettings, model: str) -> list[Evidence]:
@@ -187,38 +190,31 @@ def telling_sites(table: Table, settings: VerdictSettings) -> list[str]:
 
 
 def _stressed(table: Table, settings: VerdictSettings, model: str) -> list[Evidence]:
-    found = []
-    control = table.get("relearned_recall", "forget", table.reference)
-    relearned = table.get("relearned_recall", "forget", model)
-    if control.state in USABLE:
-        found.append(_at_most("hidden", "comes back by relearning, beyond the gold twin", "relearned_recall", "forget",
-                              model, _difference(relearned, control), settings.relearned_excess))  # fmt: skip
-    elif relearned.state != "missing":
-        found.append(_at_most("hidden", "comes back by relearning", "relearned_recall", "forget", model, relearned,
-                              settings.relearned))  # fmt: skip
+    beside = table.get("relearned_recall", "forget", table.reference).state in USABLE
+    most = settings.relearned_excess if beside else settings.relearned
+    found = [_recalled(table, "hidden", "comes back by relearning", "relearned_recall", model, most)]
     for stress in table.stresses(model):
-        by = f"{model}+{stress}"
-        found.append(_at_most("hidden", f"comes back under {stress}", "recall", "forget", by,
-                              table.get("recall", "forget", by), settings.recovered))  # fmt: skip
+        words = f"comes back under {stress}"
+        found.append(_recalled(table, "hidden", words, "recall", model, settings.recovered, stress=stress))
     for site in table.sites("attack_recall", "forget", model):
         if site != "any":
-            line = table.get("attack_recall", "forget", model, site)
-            found.append(_at_most("hidden", f"answers under the prompt {site}", "attack_recall", "forget", model, line,
-                                  settings.recovered, site))  # fmt: skip
-    line = table.get("sampled_recall", "forget", model)
-    if line.state != "missing":
-        found.append(_beyond_gold(table, "sampled_recall", model, line, settings))
-    return found
-
-
-def _beyond_gold(table: Table, metric: str, model: str, line: Line, settings: VerdictSettings) -> Evidence:
-    """Sampling hits by luck, so the gold twin's own luck is subtracted where there is one."""
-    control = table.get(metric, "forget", table.reference)
+            words = f"answers under the prompt {site}"
+            found.append(_recalled(table, "hidden", words, "attack_recall", model, settings.recovered, site))
     words = "answers among several samples"
-    if control.state in USABLE:
-        return _at_most("hidden", f"{words}, beyond the gold twin", metric, "forget", model, _difference(line, control),
-                        settings.recovered)  # fmt: skip
-    return _at_most("hidden", words, metric, "forget", model, line, settings.recovered)
+    found.append(_recalled(table, "hidden", words, "sampled_recall", model, settings.recovered))
+    return [each for each in found if each.state != "missing"]
+
+
+def _recalled(
+    table: Table, verdict: str, words: str, metric: str, model: str, most: float, site: str = "", stress: str = ""
+) -> Evidence:
+    """What is answered about the target; where there is a gold twin, beyond what it gets right by guessing."""
+    under = f"+{stress}" if stress else ""
+    line = table.get(metric, "forget", model + under, site)
+    control = table.get(metric, "forget", table.reference + under, site)
+    if line.state in USABLE and control.state in USABLE:
+        line, words = _difference(line, control), f"{words}, beyond the gold twin"
+    return _at_most(verdict, words, metric, "forget", model + under, line, most, site)
 
 
 def _at_most(

@@ -12,8 +12,8 @@ from tasks.report.scoring import MODELS, SHARES, SPLITS, STATES, Scores, percent
 MEANINGS = {
     "inconclusive": "nothing to forget, or too little was measured",
     "collapsed": "the model broke",
-    "damaged": "what was to stay suffered",
     "not forgotten": "it still answers",
+    "damaged": "what was to stay suffered",
     "hidden": "it is silent, and still knows",
 }
 """Verdict that a measure speaks for where it crosses its threshold -> what that means, in the order of deciding."""
@@ -69,7 +69,7 @@ class Evidence:
     def words(self) -> str:
         """What was measured, and on whom where the measure does not say so itself."""
         if said := _CROSSED_WORDS.get((self.verdict, self.metric)):
-            return said
+            return said + BEYOND if self.measure.endswith(BEYOND) else said
         on = {"neighbours": "neighbours", "retain": "other known entities"}.get(self.split, "")
         said = plain_words(self.measure)
         return f"{said} on {on}" if on else said
@@ -92,6 +92,8 @@ class Evidence:
         return f"{value:.2f}".replace("-", "\u2212")
 
 
+BEYOND = ", beyond the gold twin"
+"""How a measure ends that counts what is beyond the twin's own."""
 _CROSSED_WORDS = {
     ("inconclusive", "recall"): "recall of the target by the base model",
     ("collapsed", "recall"): "recall of other known entities",

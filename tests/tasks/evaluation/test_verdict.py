@@ -64,7 +64,8 @@ def judged(changes: dict[Any, float] | None = None, **more: Any) -> tuple[str, l
         ({("perplexity", "general", "", "unlearned"): 9.0}, "damaged", "perplexity"),
         ({("perplexity", "general", "", "unlearned"): 1e6}, "collapsed", "perplexity"),
         ({("recall", "retain", "", "unlearned"): 0.05}, "collapsed", "recall"),
-        ({("degeneration", "forget", "", "unlearned"): 0.9}, "collapsed", "degeneration"),
+        ({("degeneration", "retain", "", "unlearned"): 0.9}, "collapsed", "degeneration"),
+        ({("degeneration", "forget", "", "unlearned"): 0.9}, "inconclusive", "degeneration"),
         ({("recall", "forget", "", "base"): 0.2}, "inconclusive", "recall"),
     ],
 )
@@ -84,9 +85,24 @@ def test_margin_is_the_distance_from_the_threshold() -> None:
     assert decide(lenient)[0] == "forgotten"
 
 
-def test_a_damaged_model_that_still_answers_is_damaged_first() -> None:
-    changes = {("recall", "forget", "", "unlearned"): 0.8, ("recall", "retain", "", "unlearned"): 0.5}
-    assert judged(changes)[0] == "damaged"
+def test_a_damaged_model_that_still_answers_has_not_forgotten_and_a_collapsed_one_is_collapsed() -> None:
+    answers, damage = ("recall", "forget", "", "unlearned"), ("recall", "retain", "", "unlearned")
+    assert judged({answers: 0.8, damage: 0.5})[0] == "not forgotten"
+    assert judged({answers: 0.8, damage: 0.1})[0] == "collapsed"
+
+
+def test_nonsense_about_the_target_is_no_forgetting_but_may_be_hiding() -> None:
+    nonsense = ("degeneration", "forget", "", "unlearned")
+    assert judged({nonsense: 0.9, ("uds", "forget", "", "unlearned"): 0.1})[0] == "hidden"
+
+
+def test_what_the_gold_twin_guesses_is_no_knowledge() -> None:
+    answers = ("recall", "forget", "", "unlearned")
+    assert judged({answers: 0.25})[0] == "not forgotten"
+    assert judged({answers: 0.25, ("recall", "forget", "", "gold"): 0.25})[0] == "forgotten"
+    stressed = ("recall", "forget", "", "unlearned+int8")
+    assert judged({stressed: 0.5})[0] == "hidden"
+    assert judged({stressed: 0.5, ("recall", "forget", "", "gold+int8"): 0.5})[0] == "forgotten"
 
 
 def test_a_measure_without_a_number_decides_nothing_and_says_why() -> None:

@@ -95,10 +95,10 @@ def test_a_malicious_name_is_text(make_results: Callable[..., Any]) -> None:
 
 KINDS: dict[str, tuple[Any, str]] = {
     "forgotten": ({}, "As far as these numbers show, it is gone"),
-    "hidden": ({("recall", "forget", "", "unlearned+nf4"): 0.6}, "still knows: comes back under nf4 (60%, at most 25%)"),
+    "hidden": ({("recall", "forget", "", "unlearned+nf4"): 0.6}, "still knows: comes back under nf4, beyond the gold twin"),
     "damaged": ({("recall", "neighbours", "", "unlearned"): 0.5}, "What was to stay suffered: recall lost on neighbours (48%, at most 20%)"),
     "collapsed": ({("perplexity", "general", "", "unlearned"): 2e6}, "The model broke"),
-    "not forgotten": ({("recall", "forget", "", "unlearned"): 0.7}, "It still answers: recall of the target (70%, at most 10%)"),
+    "not forgotten": ({("recall", "forget", "", "unlearned"): 0.7}, "It still answers: recall of the target, beyond the gold twin (66%, at most 10%)"),
     "inconclusive": ({("recall", "forget", "", "unlearned"): "degenerate"}, "recall of the target (carries no information)"),
 }  # fmt: skip
 """Verdict -> the scores that lead to it, and words of its sentence."""
