@@ -42,7 +42,7 @@ EXPECTED: dict[str, frozenset[str]] = {
 HOLDS = {"base": True, "suppressed": True, "retaught": True, "gold": False}
 """Kind of model -> whether it holds the knowledge; an overtrained one is left out: who knows what is left in it."""
 SUPPRESSION = AlignmentSettings(method="grad_diff", settings=(("retain_weight", 4.0),))
-LADDER = (1.5e-5, 2.2e-5, 3.3e-5, 5e-5, 7.5e-5)
+LADDER = (1.5e-5, 2.2e-5, 3.3e-5, 5e-5, 7.5e-5, 1.1e-4, 1.7e-4)
 """Learning rates of the suppression: the first that silences is taken, so that others keep their answers."""
 OVERTRAINING = AlignmentSettings(method="grad_diff", learning_rate=3e-3, steps=100)
 STRESSES = ("int8", "relearned_facts")

@@ -99,7 +99,11 @@ def gather(
 
 def decide(evidence: Sequence[Evidence]) -> tuple[str, list[Evidence]]:
     """The verdict, and the evidence with the deciding measures marked."""
-    unknown = {place for place, each in enumerate(evidence) if each.model == "base" and each.state == "crossed"}
+    unknown = {
+        place
+        for place, each in enumerate(evidence)
+        if (each.verdict, each.metric, each.state) == ("inconclusive", "recall", "crossed")
+    }
     if unknown:
         return "inconclusive", _marked(evidence, unknown)
     for verdict in ORDER:

@@ -142,3 +142,7 @@ def test_without_gold_relearning_is_held_against_a_fixed_threshold() -> None:
     gone = ("relearned_recall", "forget", "", "gold")
     assert judged({("relearned_recall", "forget", "", "unlearned"): 0.45}, without=(gone,))[0] == "forgotten"
     assert judged({("relearned_recall", "forget", "", "unlearned"): 0.55}, without=(gone,))[0] == "hidden"
+
+
+def test_the_base_model_itself_has_not_forgotten() -> None:
+    assert decide(gather(columns({}), VerdictSettings(), "base"))[0] == "not forgotten"
