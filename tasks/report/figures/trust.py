@@ -8,13 +8,13 @@ from typing import Any
 
 from tasks.report.figures.look import FAINT, INK, KNOWN, MUTED, UNKNOWN, new_figure, plain, styled, to_png
 
-SHOWN = 40
-"""Metrics drawn at most, the most faithful first."""
-
 
 def draw_trust(metrics: Sequence[Mapping[str, Any]]) -> bytes:
-    """PNG: a line a metric, its faithfulness (dot and interval) and its robustness (cross)."""
-    rows = [row for row in metrics if math.isfinite(row["faithful"])][:SHOWN]
+    """PNG: a line a metric, its faithfulness (dot and interval) and its robustness (cross); of sites, the deepest."""
+    deepest: dict[str, Mapping[str, Any]] = {}
+    for row in sorted(metrics, key=lambda row: (row["site"] in ("", "any"), "prompt_last" in row["site"], row["site"])):
+        deepest[row["metric"]] = row
+    rows = sorted((row for row in deepest.values() if math.isfinite(row["faithful"])), key=lambda row: -row["faithful"])
     with styled():
         figure = new_figure(6.4, 0.9 + 0.19 * max(len(rows), 1))
         axes = figure.add_subplot()
