@@ -51,7 +51,7 @@ def assess(
     models = {"base": testbed.base} | ({"gold": testbed.gold} if with_gold else {}) | {"unlearned": model}
     observed = [_observe(name, each, subject, insight, questions, experiment) for name, each in models.items()]
     observed += [
-        _under_stress(f"{name}+{kind}", each, kind, subject, questions, experiment)
+        _under_stress(f"{name}+{kind}", each, kind, subject, insight, questions, experiment)
         for kind in experiment.stresses.stresses
         for name, each in models.items()
     ]
@@ -86,13 +86,25 @@ def _utility(model: ModelRef, settings: UtilitySettings) -> Observations | None:
 
 
 def _under_stress(
-    name: str, model: ModelRef, kind: str, subject: Subject, questions: QuestionSet, experiment: Experiment
+    name: str,
+    model: ModelRef,
+    kind: str,
+    subject: Subject,
+    insight: Insight,
+    questions: QuestionSet,
+    experiment: Experiment,
 ) -> Observed:
     """A model made from another one by a stress, asked the same questions."""
     settings = StressSettings(kind, stress_seed=experiment.stresses.stress_seed, device=experiment.stresses.device)
     stressed = stress(model, subject.world, subject.forget_set, settings)
     observations = observe_model(stressed.model, subject.world, questions, experiment.observation)
-    return Observed(name, observations, stress=stressed.artifact)
+    return Observed(
+        name,
+        observations,
+        traces=trace_answers(subject.testbed.base, stressed.model, questions, experiment.tracing),
+        latents=view_latents(observations, insight.sae, insight.selection, experiment.viewing),
+        stress=stressed.artifact,
+    )
 
 
 def evaluate_chain(model: ModelRef, experiment: Experiment, *, with_gold: bool = True) -> Assessment:

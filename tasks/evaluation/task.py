@@ -345,6 +345,9 @@ def _tables(observed: Observed) -> Any:
         answers = tables["answers"]
         kept = [pair not in pairs for pair in zip(answers["entity"], answers["relation"], strict=True)]
         tables["answers"] = {name: column[np.array(kept)] for name, column in answers.items()}
+        if tables["traces"] is not None:
+            traced = np.isin(tables["traces"]["question"], tables["answers"]["question"])
+            tables["traces"] = {name: column[traced] for name, column in tables["traces"].items()}
     return Tables(**tables)
 
 

@@ -30,7 +30,7 @@ CACHED, TO_COMPUTE = "cached", "to compute"
 ROOT = Path(__file__).parents[2]
 JUDGED = ["scores", "verdict", "report", "tracking"]
 ASKED = ["observations", "population", "relearning", "traces", "gradients", "views"]
-ALIGNED = ["alignment", *ASKED, *["stressed", "observations"] * 2, *JUDGED]
+ALIGNED = ["alignment", *ASKED, *["stressed", "observations", "traces", "views"] * 2, *JUDGED]
 """What a change of the alignment computes anew: nothing of base and gold."""
 
 
@@ -76,6 +76,12 @@ def test_scores_cover_the_models_and_the_splits(ran: tuple[Outcome, Journal]) ->
     assert {"forget", "retain"} <= set(recall)
     assert all(0 <= row[name] <= 1 for row in recall.values() for name in ("value", "base", "gold"))
     assert (folder_of(outcome.report.artifact) / "report.html").stat().st_size > 10_000
+
+
+def test_every_kind_of_metric_applies_again_under_stress(ran: tuple[Outcome, Journal]) -> None:
+    rows = read_table(folder_of(ran[0].assessment.scorecard.artifact) / "scores.parquet")
+    under = {metric for metric, model in zip(rows["metric"], rows["model"], strict=True) if model == "unlearned+int8"}
+    assert {"recall", "attack_recall", "knownness_auroc", "uds", "logit_lens", "latent_reemergence"} <= under
 
 
 def test_changed_learning_rate_recomputes_alignment_and_what_follows(ran: tuple[Outcome, Journal]) -> None:
