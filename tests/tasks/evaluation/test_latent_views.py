@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.records import UsageError
 from tasks.evaluation.latent_views import NEAREST, firing_rates, latents_by_kind, view_latents
 from tasks.models.sae import Autoencoder
 from tasks.models.states import from_stored, to_stored
@@ -134,3 +135,9 @@ def test_random_latents_fire_about_as_often_as_the_selected_ones() -> None:
     again = latents_by_kind(selection, rates, seed=1)["s"]["random"]
     assert kinds["random"].tolist() == again.tolist()
     assert kinds["random"].tolist() != latents_by_kind(selection, rates, seed=2)["s"]["random"].tolist()
+
+
+def test_an_autoencoder_of_another_width_is_refused(autoencoder: Autoencoder) -> None:
+    wide = states() | {"residual_1": to_stored(torch.zeros(30, D + 2), "bfloat16")}
+    with pytest.raises(UsageError, match=rf"reads states of width {D} .* width {D + 2}"):
+        view_latents(wide, {"residual_1": autoencoder}, KINDS)
