@@ -46,10 +46,11 @@ class GeometricProjection:
         self.gradients.appendleft(
             [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, found, strict=True)]
         )
-        before = [parameter.detach().clone() for parameter in self.parameters]
+        held = optimiser.param_groups[0]["params"]  # float32 copies of parameters in 16 bits
+        before = [parameter.detach().clone() for parameter in held]
         optimiser.step()
         with torch.no_grad():
-            moved = [parameter - old for parameter, old in zip(self.parameters, before, strict=True)]
+            moved = [parameter - old for parameter, old in zip(held, before, strict=True)]
             rise = np.array([_dot(gradient, moved) for gradient in self.gradients])
             if not np.isfinite(rise).all():
                 raise ArithmeticError(
@@ -57,14 +58,14 @@ class GeometricProjection:
                 )
             if (rise <= 0).all():
                 return
-            inverse = [_inverse_metric(optimiser, parameter) for parameter in self.parameters]
+            inverse = [_inverse_metric(optimiser, parameter) for parameter in held]
             kernel = np.zeros((len(rise), len(rise)))
             for i, gradient in enumerate(self.gradients):
                 weighted = [m * each for m, each in zip(inverse, gradient, strict=True)]
                 for j in range(i + 1):
                     kernel[i, j] = kernel[j, i] = _dot(self.gradients[j], weighted)
             weights = multipliers(kernel, rise)
-            for parameter, m, *gradients in zip(self.parameters, inverse, *self.gradients, strict=True):
+            for parameter, m, *gradients in zip(held, inverse, *self.gradients, strict=True):
                 # In double precision: of gradients nearly opposed, large multiples cancel.
                 back = sum(float(weight) * each.double() for weight, each in zip(weights, gradients, strict=True))
                 parameter.sub_((m * back).to(parameter.dtype))

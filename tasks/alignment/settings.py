@@ -23,6 +23,8 @@ class AlignmentSettings:
     """Sentences a step that name no entity, where the method reads such."""
     accumulation: int = setting(1, minimum=1)
     """Parts in which a step's rows are run, one after the other, to save memory; the loss is the mean of theirs."""
+    checkpointing: bool = setting(False, runtime=True)
+    """Compute what lies inside a block again for the gradients instead of keeping it: less memory, a pass more."""
     sampler: str = setting("shuffled", plugin="alignment/samplers")
     """How forget and retain questions are put together in a step."""
     train: str = setting("own", choices=("own", "weights", "down_projections", "lora"))

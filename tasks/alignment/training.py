@@ -25,11 +25,11 @@ from tasks.alignment.projection import GeometricProjection
 from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.stopping import among_unknown
 from tasks.alignment.terms import retain_likelihood
-from tasks.models.forward import edited, logits_of, plan_for, read_sites, run_batch
+from tasks.models.forward import edited, logits_of, plan_for, read_sites, recomputed, run_batch
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
 from tasks.models.sae import Autoencoder
-from tasks.models.train import Loss, minimise, never, plain_update
+from tasks.models.train import Loss, minimise, never, nothing_else_moves, plain_update
 
 if TYPE_CHECKING:
     from tasks.models.intervention import Intervention
@@ -97,9 +97,14 @@ def align_model(
         return Aligned([], method.edit(start))
     assert isinstance(method, Trained)
     given = dataclasses.replace(given, prepared=method.prepare(start))
-    with training_parameters(student, method, given_sites, settings) as parameters:
+    with (
+        training_parameters(student, method, given_sites, settings) as parameters,
+        nothing_else_moves(student.model, parameters.values()),
+        recomputed(student) if settings.checkpointing else contextlib.nullcontext(),
+    ):
         trained = list(parameters.values())
-        before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        keeps = type(method).finish is not Trained.finish
+        before = {name: parameter.detach().clone() for name, parameter in parameters.items()} if keeps else {}
 
         def batch_at(step: int, part: int, names: Sequence[str]) -> dict[str, Group]:
             chosen = _part(material.steps[step], part, settings.accumulation)

@@ -18,10 +18,11 @@ def adapted(
 ) -> Iterator[dict[str, nn.Parameter]]:
     """Adapters (LoRA) on every linear map of the blocks, None for all: name -> parameter; the rest is frozen.
 
-    They begin as nothing: the factor B is zero. When the context ends well they are merged into the weights, and the
+    They begin as nothing: the factor B is zero; and are float32 in a model of 16 bits, whose maps stay so. When the context ends well they are merged into the weights, and the
     model has its own modules again; when it ends by an error they are taken off.
     """
     from peft import LoraConfig, LoraModel
+    from peft.tuners.tuners_utils import cast_adapter_dtype
 
     decoder = loaded.decoder
     prefixes = {
@@ -43,6 +44,7 @@ def adapted(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tuner = LoraModel(loaded.model, config, "default")
+    cast_adapter_dtype(loaded.model, "default")
     try:
         yield {name: each for name, each in loaded.model.named_parameters() if each.requires_grad}
     except BaseException:

@@ -6,16 +6,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from storage.records import Site, UsageError
 from tasks.models.families import linear_weights
@@ -29,6 +31,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest relative error at which an ancestor mask counts as working; a mask that is ignored gives errors of order 1."""
 
 _verdicts: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_recomputing: WeakSet[nn.Module] = WeakSet()
 
 
 class _Enough(Exception):
@@ -91,7 +94,15 @@ def captured(loaded: LoadedModel, sites: Sequence[Site]) -> Iterator[dict[Site, 
 
 @contextmanager
 def edited(loaded: LoadedModel, site: Site, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Replace the site's value by `change(value)` in every forward pass made inside; value is `B T D`."""
+    """Replace the site's value by `change(value)` in every forward pass made inside; value is `B T D`.
+
+    Raises: UsageError for a site inside a block that is computed again for the gradients, when the edit is gone.
+    """
+    if site.part != "residual" and loaded.model in _recomputing and torch.is_grad_enabled():
+        raise UsageError(
+            f"{site.name} lies inside a block, which checkpointing computes again after the edit is gone; set "
+            "[alignment] checkpointing = false, or use residual sites"
+        )
 
     def before(_module: nn.Module, inputs: Any) -> Any:
         return (change(_tensor(inputs)), *inputs[1:])
@@ -107,6 +118,26 @@ def edited(loaded: LoadedModel, site: Site, change: Callable[[Tensor], Tensor]) 
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def recomputed(loaded: LoadedModel) -> Iterator[None]:
+    """What lies inside a block is not kept for the backward pass of what is run here, but computed again: one more forward
+    pass, and the same gradients. Unlike transformers' own checkpointing it leaves the model in evaluation mode, without
+    dropout."""
+    blocks: list[Any] = list(loaded.blocks)
+    own = [vars(block).get("forward") for block in blocks]  # accelerate puts one there
+    _recomputing.add(loaded.model)
+    try:
+        for block in blocks:
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        yield
+    finally:
+        _recomputing.discard(loaded.model)
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 def run_decoder(

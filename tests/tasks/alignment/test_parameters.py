@@ -64,6 +64,18 @@ class Ascent(Trained):
         return Loss(value, {"forget": value})
 
 
+@dataclass(frozen=True)
+class Both(Trained):
+    """The same, and the retain answers up."""
+
+    needs: ClassVar = {"forget": frozenset({"answers", "states"}), "retain": frozenset({"answers"})}
+
+    def loss(self, batch: Batch, given: Given) -> Loss:
+        down, up = (answer_log_probability(batch[name], batch[name].student).mean() for name in self.needs)
+        push = sum(state.float().square().mean() for state in batch["forget"].student.states.values())
+        return Loss(down - up + 0.1 * push, {"forget": down})
+
+
 def method(**changes: Any) -> Trained:
     """The same with other class variables."""
     return type("Changed", (Ascent,), changes)()
@@ -191,3 +203,34 @@ def test_a_block_that_is_not_there_is_refused(small: Any, build: Build, family: 
     with pytest.raises(UsageError, match="layers: expected blocks from 0 to 3, given 4; the model has 4") as refused:
         moved(small, build(family), Ascent(), train=kind, layers=(1, 4))
     assert "\n" not in str(refused.value)
+
+
+@kinds
+@pytest.mark.parametrize("projection", ["none", "geometric"])
+def test_in_bfloat16_just_that_moves_too(small: Any, build: Build, kind: str, projection: str) -> None:
+    student = build("gpt_neox")
+    student.model.to(torch.bfloat16)
+    found = moved(small, student, Both(), train=kind, projection=projection, checkpointing=True, learning_rate=1e-3)
+    assert found <= expected(student, "gpt_neox", kind, None)
+    assert any("mlp" in name for name in found)
+    assert {each.dtype for each in student.model.parameters()} == {torch.bfloat16}
+
+
+def test_a_method_that_writes_elsewhere_is_refused(small: Any, build: Build) -> None:
+    student = build("gpt2")
+
+    def write(self: Trained, parameters: Any, given: Given) -> None:
+        with torch.no_grad():
+            student.embeddings.get_parameter("weight")[0, 0] += 1.0
+
+    with pytest.raises(ArithmeticError, match=r"transformer.wte.weight changed in training"):
+        moved(small, student, method(shape_gradients=write))
+
+
+def test_recomputed_blocks_train_to_the_same_weights(small: Any, build: Build) -> None:
+    ends = []
+    for checkpointing in (False, True):
+        student = build("gemma2")
+        moved(small, student, Both(), checkpointing=checkpointing)
+        ends.append({name: each.clone() for name, each in student.model.state_dict().items()})
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
