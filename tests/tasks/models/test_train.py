@@ -67,7 +67,7 @@ def test_a_whole_model_in_bfloat16_learns_what_it_learns_in_float32(fresh: Fresh
 
 def test_steps_too_small_for_the_type_are_said_to_be() -> None:
     weight = nn.Parameter(torch.full((8,), 1.0, dtype=torch.bfloat16))
-    with pytest.raises(ArithmeticError, match="less than torch.bfloat16 tells apart; raise the learning rate"):
+    with pytest.raises(ArithmeticError, match=r"less than torch.bfloat16 tells apart; raise the learning rate"):
         minimise([weight], towards(weight, torch.zeros(8)), steps=3, learning_rate=1e-5)
     exact = nn.Parameter(torch.full((8,), 1.0))
     minimise([exact], towards(exact, torch.zeros(8)), steps=3, learning_rate=1e-5)
