@@ -135,7 +135,8 @@ class Trained(Method):
 
     learning_rate  used where the experiment gives none; chosen on validation targets of the testbed.
     trains         `weights` (all but the embeddings), `down_projections` (the last linear map of each feed-forward
-                   part) or `lora` (adapters on every linear map, merged at the end).
+                   part), `lora` (adapters on every linear map, merged at the end) or `edit` (of what `prepare` attached
+                   to the student; the weights stay).
     reach          how many blocks train, the last site's being the uppermost; 0 for all blocks of the model.
     """
 

@@ -11,6 +11,7 @@ from storage.records import Site, UsageError
 from tasks.alignment.method import Trained
 from tasks.alignment.settings import AlignmentSettings
 from tasks.models.adapters import adapted
+from tasks.models.intervention import edit_parameters
 from tasks.models.load import LoadedModel
 
 
@@ -23,8 +24,12 @@ def training_parameters(
     Adapters are there for the time of the context and merged into the weights when it ends well. The embeddings, of
     positions and of the output too, stay as they are, because names and answers share their pieces.
 
-    Raises: UsageError for a block the model does not have.
+    Raises: UsageError for a block the model does not have, or any choice where the method trains no weights.
     """
+    if method.trains == "edit":
+        with _of_the_edit(student, settings) as parameters:
+            yield parameters
+        return
     kind = method.trains if settings.train == "own" else settings.train
     blocks = _blocks(student, method, sites, settings.layers)
     student.model.requires_grad_(False)
@@ -41,6 +46,25 @@ def training_parameters(
             yield chosen
     finally:
         student.model.requires_grad_(False)
+
+
+@contextmanager
+def _of_the_edit(student: LoadedModel, settings: AlignmentSettings) -> Iterator[dict[str, nn.Parameter]]:
+    if settings.train != "own" or settings.layers:
+        given = f"train = '{settings.train}'" if settings.train != "own" else f"layers = {list(settings.layers)}"
+        raise UsageError(
+            f"[alignment] {given}: method '{settings.method}' trains an edit and leaves the model's weights as they are; "
+            "expected train = 'own' and no layers, leave both out"
+        )
+    student.model.requires_grad_(False)
+    parameters = edit_parameters(student.model)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    try:
+        yield parameters
+    finally:
+        for parameter in parameters.values():
+            parameter.requires_grad_(False)
 
 
 def all_weights(student: LoadedModel) -> dict[str, nn.Parameter]:

@@ -26,13 +26,14 @@ from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.stopping import among_unknown
 from tasks.alignment.terms import retain_likelihood
 from tasks.models.forward import edited, logits_of, plan_for, read_sites, recomputed, run_batch
+from tasks.models.intervention import detach
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
 from tasks.models.sae import Autoencoder
 from tasks.models.train import Loss, minimise, never, nothing_else_moves, plain_update
 
 if TYPE_CHECKING:
-    from tasks.models.intervention import Intervention
+    from tasks.models.intervention import Intervention, Offset
 
 logger = logging.getLogger("sae_unlearn")
 
@@ -59,7 +60,7 @@ class Aligned:
 
     history: list[dict[str, float]]
     """Each step's loss parts; empty for an edit."""
-    intervention: Intervention | None = None
+    intervention: Intervention | Offset | None = None
     """What is to be done at every pass of the model from now on, if anything."""
 
 
@@ -96,6 +97,7 @@ def align_model(
     if isinstance(method, Edit):
         return Aligned([], method.edit(start))
     assert isinstance(method, Trained)
+    found = student.intervention
     given = dataclasses.replace(given, prepared=method.prepare(start))
     with (
         training_parameters(student, method, given_sites, settings) as parameters,
@@ -140,7 +142,11 @@ def align_model(
         )
         with torch.no_grad():
             method.finish(parameters, before, given)
-    return Aligned(history)
+    made = student.intervention
+    if made is found:
+        return Aligned(history)
+    detach(student)
+    return Aligned(history, made)
 
 
 def _progress(

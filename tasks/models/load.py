@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from storage.records import UsageError
 from tasks.models.families import FAMILIES, Family, decoder_of, family_of_type
 from tasks.models.hub import fetch
-from tasks.models.intervention import Intervention, attach, attached, load_intervention, save_intervention
+from tasks.models.intervention import Intervention, Offset, attach, attached, load_intervention, save_intervention
 from tasks.models.intervention.files import DESCRIPTION, TENSORS
 from tasks.models.intervention.hooks import CONFIG_KEY
 
@@ -75,7 +75,7 @@ class LoadedModel:
         return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
 
     @property
-    def intervention(self) -> Intervention | None:
+    def intervention(self) -> Intervention | Offset | None:
         """The edit that the network makes in every pass; see `tasks.models.intervention`."""
         return attached(self.model)
 
@@ -107,7 +107,7 @@ def load_model(
     revision  commit of a hub model, a branch or a tag (empty: main); nothing for a folder.
     blocks    keep this many of the lowest blocks and no head: enough to read sites below them.
     Only safetensors are read and no code that comes with a model is run. A model that was saved with an intervention
-    makes it again, unless it was cut below the block that is edited.
+    makes it again, unless it was cut below the block, or the logits, that are edited.
 
     Raises: UsageError for a folder without a model, a model that cannot be fetched or read, or one whose weights
     are incomplete (transformers would fill the gap with random numbers), or whose intervention is.
@@ -143,7 +143,7 @@ def load_model(
             "give a folder with a complete model"
         )
     loaded = LoadedModel(model.to(target).eval(), tokenizer, family, target)
-    if intervention is not None and (blocks is None or intervention.site.layer < blocks):
+    if intervention is not None and (blocks is None or _below(intervention, blocks)):
         attach(loaded, intervention)
     return loaded
 
@@ -205,7 +205,7 @@ def _folder(location: str | Path, revision: str, *, weights: bool = True) -> Pat
     return folder
 
 
-def _intervention_at(folder: Path, config: Any) -> Intervention | None:
+def _intervention_at(folder: Path, config: Any) -> Intervention | Offset | None:
     """The edit that was saved with a model."""
     told = bool(getattr(config, CONFIG_KEY, False))
     intervention = load_intervention(folder)
@@ -215,6 +215,11 @@ def _intervention_at(folder: Path, config: Any) -> Intervention | None:
             f"weights, or take {CONFIG_KEY} out of config.json to read the model before the edit"
         )
     return intervention
+
+
+def _below(intervention: Intervention | Offset, blocks: int) -> bool:
+    """Whether the edit is made in so many of the lowest blocks."""
+    return isinstance(intervention, Intervention) and intervention.site.layer < blocks
 
 
 def _cut(text_config: Any, blocks: int) -> None:

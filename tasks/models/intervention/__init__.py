@@ -1,4 +1,6 @@
-"""An edit made while a model runs: latents of an autoencoder are set to a negative value after one block.
+"""An edit made while a model runs: of the stream after one block, or of the logits (see `offset`).
+
+Of the stream: latents of an autoencoder are set to a negative value.
 
 With a the activations of the selected latents, d their decoder rows, and h the residual stream after the block:
 
@@ -25,14 +27,18 @@ plain pass and a pass with a key-value cache agree; it can open early in a seque
 
 from tasks.models.intervention.edit import Intervention, from_autoencoder
 from tasks.models.intervention.files import load_intervention, save_intervention
-from tasks.models.intervention.hooks import attach, attached, detach
+from tasks.models.intervention.hooks import attach, attached, detach, edit_parameters
+from tasks.models.intervention.offset import Offset, offset_of
 
 __all__ = [
     "Intervention",
+    "Offset",
     "attach",
     "attached",
     "detach",
+    "edit_parameters",
     "from_autoencoder",
     "load_intervention",
+    "offset_of",
     "save_intervention",
 ]

@@ -1,4 +1,4 @@
-"""How an intervention is made: two hooks on a model, which find out what each token sees."""
+"""How an intervention is made: hooks on a model; those of an edit of the stream find out what each token sees."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from storage.records import UsageError
 from tasks.models.intervention.edit import Intervention
+from tasks.models.intervention.offset import Offset, Offsetting
 from tasks.models.prompts import beginning
 
 if TYPE_CHECKING:
@@ -24,17 +25,25 @@ ATTRIBUTE = "sae_unlearn_editing"
 """Of a network: what edits it."""
 
 
-def attach(loaded: LoadedModel, intervention: Intervention) -> LoadedModel:
+def attach(loaded: LoadedModel, intervention: Intervention | Offset) -> LoadedModel:
     """Have every pass of the model make the edit from now on, in place; returns the model.
 
     Hooks that are registered later, on the same block, see the edited state. Gradients flow through the edit.
 
-    Raises: UsageError for a site that the model does not have, another width, or a model that has an edit already.
+    Raises: UsageError for a site that the model does not have, another width, small models that are not of its blocks,
+    or a model that has an edit already.
     """
     if attached(loaded.model) is not None:
         raise UsageError(
             "the model has an intervention already; make one with the latents of both, or detach the first"
         )
+    editing = Offsetting(loaded, intervention) if isinstance(intervention, Offset) else _editing(loaded, intervention)
+    setattr(loaded.model, ATTRIBUTE, editing)
+    setattr(loaded.model.config, CONFIG_KEY, True)
+    return loaded
+
+
+def _editing(loaded: LoadedModel, intervention: Intervention) -> _Editing:
     layer, blocks = intervention.site.layer, loaded.blocks
     if layer >= len(blocks):
         raise UsageError(f"site {intervention.site.name} is out of range: the model has layers 0 to {len(blocks) - 1}")
@@ -50,9 +59,7 @@ def attach(loaded: LoadedModel, intervention: Intervention) -> LoadedModel:
         loaded.decoder.register_forward_pre_hook(editing.listen, with_kwargs=True),
         blocks[layer].register_forward_hook(editing.edit, with_kwargs=True),
     ]
-    setattr(loaded.model, ATTRIBUTE, editing)
-    setattr(loaded.model.config, CONFIG_KEY, True)
-    return loaded
+    return editing
 
 
 def detach(loaded: LoadedModel) -> None:
@@ -65,10 +72,16 @@ def detach(loaded: LoadedModel) -> None:
         delattr(loaded.model.config, CONFIG_KEY)
 
 
-def attached(model: nn.Module) -> Intervention | None:
+def attached(model: nn.Module) -> Intervention | Offset | None:
     """The edit that a network makes."""
     editing = getattr(model, ATTRIBUTE, None)
     return None if editing is None else editing.intervention
+
+
+def edit_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of what can be trained of the edit that a network makes: of an offset, the small model after."""
+    editing = getattr(model, ATTRIBUTE, None)
+    return editing.parameters() if isinstance(editing, Offsetting) else {}
 
 
 class _Editing:

@@ -8,7 +8,7 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -129,7 +129,7 @@ def test_defaults_construct_and_declare_what_is_read(name: str) -> None:
     assert method.alternatives == 1 or "alternative" in method.needs
     if isinstance(method, Trained):
         assert "forget" in method.reads or "refusal" in method.reads or "alternative" in method.reads
-        assert method.trains in ("weights", "down_projections", "lora")
+        assert method.trains in ("weights", "down_projections", "lora", "edit")
         assert method.reach >= 0
         assert 0 < method.learning_rate <= 1
     for key, entry in settings_of(name).items():
@@ -155,7 +155,7 @@ def test_the_loss_is_finite_and_named(name: str, run: Callable[..., Run]) -> Non
     assert len(history) == 2
     assert all(math.isfinite(value) for parts in history for value in parts.values())
     assert all(set(parts) > {"total"} for parts in history), "the parts of the loss have names"
-    assert run(name).aligned.intervention is None
+    assert (run(name).aligned.intervention is not None) == (run(name).method.trains == "edit")
     assert all(bool(value.isfinite().all()) for value in run(name).after.values())
 
 
@@ -194,6 +194,9 @@ def reached(run: Run, names: set[str]) -> set[str]:
 def test_just_what_is_said_to_train_changes(name: str, run: Callable[..., Run]) -> None:
     found = run(name)
     allowed = may_change(found)
+    if found.method.trains == "edit":
+        assert not found.changed, "the weights stay"
+        return
     assert found.changed
     assert found.changed <= allowed, "it trains what it does not name"
     own = vars(type(found.method))
@@ -247,9 +250,10 @@ def same(first: Run, second: Run) -> bool:
     mine, theirs = first.aligned.intervention, second.aligned.intervention
     if mine is None or theirs is None:
         return mine is theirs
-    plain = [[value for value in vars(each).values() if not isinstance(value, Tensor)] for each in (mine, theirs)]
-    tensors = [[value for value in vars(each).values() if isinstance(value, Tensor)] for each in (mine, theirs)]
-    return plain[0] == plain[1] and all(torch.equal(*pair) for pair in zip(*tensors, strict=True))
+    plain = [[v for v in vars(each).values() if not isinstance(v, Tensor | Mapping)] for each in (mine, theirs)]
+    tensors = [each.tensors() for each in (mine, theirs)]
+    equal = all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
+    return plain[0] == plain[1] and tensors[0].keys() == tensors[1].keys() and equal
 
 
 @pytest.mark.parametrize("name", NAMES)
