@@ -69,7 +69,7 @@ def load_intervention(folder: str | Path) -> Intervention | Offset | None:
             raise ValueError(f"format {described['format']!r} where {FORMAT} was expected")
         tensors: dict[str, Any] = load_file(folder / TENSORS)
         if described["kind"] == OFFSET:
-            pair = {"before": {}, "after": {}}
+            pair: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
             for key, tensor in tensors.items():
                 which, _, name = key.partition(".")
                 pair[which][name] = tensor

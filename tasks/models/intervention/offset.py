@@ -54,7 +54,9 @@ class Offset:
         shapes = [{name: tuple(tensor.shape) for name, tensor in each.items()} for each in (self.before, self.after)]
         if shapes[0] != shapes[1]:
             odd = sorted(name for name, _ in set(shapes[0].items()) ^ set(shapes[1].items()))
-            raise UsageError(f"the two small models of an offset differ in tensor {odd[0]!r}; give a model and its copy")
+            raise UsageError(
+                f"the two small models of an offset differ in tensor {odd[0]!r}; give a model and its copy"
+            )
 
     def tensors(self) -> dict[str, Tensor]:
         """`before.NAME` and `after.NAME` -> tensor."""
