@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from flows.prepare import Insight, Subject, look_inside, prepare
 from storage.artifacts import folder_digest
 from storage.records import ModelRef, Observations, Observed, QuestionSet, Scorecard, Verdict
 from storage.settings import configure_environment
+from tasks import catalogue
+from tasks.evaluation.metric import COSTLY
 from tasks.evaluation.settings import StressSettings, UtilitySettings
 from tasks.evaluation.task import (
     check_model,
@@ -62,19 +65,31 @@ def assess(
 def _observe(
     name: str, model: ModelRef, subject: Subject, insight: Insight, questions: QuestionSet, experiment: Experiment
 ) -> Observed:
-    """All there is to see of one model."""
+    """All there is to see of one model that a metric asked for reads."""
+    base, read = subject.models.base, tables_read(experiment.scoring.metrics)
     observations = observe_model(model, subject.world, questions, experiment.observation)
     population = observe_population(model, subject.world, subject.entities, experiment.observation)
     return Observed(
         name,
         observations,
         population,
-        relearning=relearn(model, subject.world, subject.forget_set, experiment.relearning),
-        traces=trace_answers(subject.models.base, model, questions, experiment.tracing),
-        gradients=observe_gradients(model, questions, experiment.gradients),
-        latents=view_latents(observations, insight.sae, insight.selection, experiment.viewing),
+        relearning=relearn(model, subject.world, subject.forget_set, experiment.relearning)
+        if "relearning" in read
+        else None,
+        traces=trace_answers(base, model, questions, experiment.tracing) if "traces" in read else None,
+        gradients=observe_gradients(model, questions, experiment.gradients) if "gradients" in read else None,
+        latents=view_latents(observations, insight.sae, insight.selection, experiment.viewing)
+        if "latents" in read
+        else None,
         utility=_utility(model, experiment.utility),
     )
+
+
+def tables_read(metrics: Sequence[str]) -> frozenset[str]:
+    """Which of the tables that cost a stage of their own the metrics read; all of them where none is named."""
+    if not metrics:
+        return COSTLY
+    return frozenset().union(*(catalogue.load("evaluation/metrics", name).reads for name in metrics))
 
 
 def _utility(model: ModelRef, settings: UtilitySettings) -> Observations | None:
@@ -98,11 +113,14 @@ def _under_stress(
     settings = StressSettings(kind, stress_seed=experiment.stresses.stress_seed, device=experiment.stresses.device)
     stressed = stress(model, subject.world, subject.forget_set, settings)
     observations = observe_model(stressed.model, subject.world, questions, experiment.observation)
+    base, read = subject.models.base, tables_read(experiment.scoring.metrics)
     return Observed(
         name,
         observations,
-        traces=trace_answers(subject.models.base, stressed.model, questions, experiment.tracing),
-        latents=view_latents(observations, insight.sae, insight.selection, experiment.viewing),
+        traces=trace_answers(base, stressed.model, questions, experiment.tracing) if "traces" in read else None,
+        latents=view_latents(observations, insight.sae, insight.selection, experiment.viewing)
+        if "latents" in read
+        else None,
         stress=stressed.artifact,
     )
 

@@ -15,11 +15,15 @@ class Usage:
     """Counts from the moment it is made, or restarted."""
 
     def __init__(self) -> None:
-        self.restart()
+        self._begin()
 
     def restart(self) -> None:
-        """Count from now: what was freed goes back to the system first, or its second use would pass unseen."""
+        """Count from now, what is garbage by now being freed first: that takes a third of a second where torch is loaded."""
         gc.collect()
+        self._begin()
+
+    def _begin(self) -> None:
+        """What was freed goes back to the system first, or its second use would pass unseen."""
         _trim()
         self._allocated = 0
         device = _accelerator()

@@ -50,6 +50,10 @@ class Tables:
     """The states as latents; under `quality` and `active` two more tables, see `latent_views`."""
 
 
+COSTLY = frozenset({"relearning", "traces", "gradients", "latents"})
+"""Tables that cost a stage of their own: where no metric that is asked for reads one, it is not made."""
+
+
 def vectors(table: Mapping[str, Any], site: str) -> np.ndarray:
     """float32 [N, D] of a site's column."""
     stored = table[site]
@@ -97,6 +101,8 @@ class Metric(ABC):
     version: ClassVar[int] = 1
     better: ClassVar[Mapping[str, str]]
     """Split -> `lower`, `higher` or `toward <reference>`; the key `""` stands for the others."""
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Which of the tables `COSTLY` it reads."""
 
     @abstractmethod
     def measure(self, case: Case) -> Iterator[Measurement]:

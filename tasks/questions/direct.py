@@ -1,8 +1,8 @@
 """What is asked straight: as the world asks, in our own words, backwards, with options, and of whom else it holds.
 
 - base: the world's training templates, under the world's ids; of the targets.
-- paraphrase: its held-out templates, under the world's ids; of all retained and unknown entities, with wrong answers
-  beside the right one where the entity is asked about in the other sets too.
+- paraphrase: its held-out templates, under the world's ids; of all retained and unknown entities or so many of them,
+  with wrong answers beside the right one where the entity is asked about in the other sets too.
 - cloze: our own words, of which the answer is the end: a label and a statement.
 - reverse: from the answer back to the name. Every known entity of the type for which the answer holds is accepted,
   the one meant first; variant `unique` where it is the only one, else `shared` (a hit may be another's name).
@@ -37,7 +37,7 @@ def base(facts: Facts) -> Iterator[Row]:
 def paraphrase(facts: Facts) -> Iterator[Row]:
     for split in SPLITS.values():
         with_options = {each.entity for each in facts.sample(split)} if split in ASKED_SPLITS else set()
-        for subject in facts.members(split):
+        for subject in facts.asked(split):
             for fact in subject.facts.values():
                 for asked in fact.held_out:
                     row = _as_asked(facts, "paraphrase", subject, fact, asked)

@@ -123,17 +123,30 @@ class Facts:
         """The same, but `retain_entities` of the retained ones at most, evenly over the types."""
         return self._retained if split == "retain" else self.members(split)
 
+    def asked(self, split: str) -> list[Subject]:
+        """Of whom set `paraphrase` asks: `entities_asked` of the retained and of each half of the unknown ones at most."""
+        most = self.settings.entities_asked
+        if not most or not split.startswith(("retain", "unknown")):
+            return self.members(split)
+        if split == "retain":  # whoever is asked about elsewhere is asked about here
+            most = max(most, self.settings.retain_entities)
+        return self._evenly(split, most)
+
     @cached_property
     def _retained(self) -> list[Subject]:
+        return self._evenly("retain", self.settings.retain_entities)
+
+    def _evenly(self, split: str, count: int) -> list[Subject]:
+        """So many of a split at most, evenly over the types; fewer are among those of more."""
         by_type: dict[str, list[Subject]] = defaultdict(list)
-        for subject in self.members("retain"):
+        for subject in self.members(split):
             by_type[subject.type].append(subject)
         placed = [
             (place, kind, subject.entity)
             for kind, subjects in by_type.items()
-            for place, subject in enumerate(self.shuffled(subjects, "retain", kind))
+            for place, subject in enumerate(self.shuffled(subjects, split, kind))
         ]
-        chosen = sorted(placed)[: self.settings.retain_entities]
+        chosen = sorted(placed)[:count]
         return [self.subjects[entity] for entity in sorted(entity for _, _, entity in chosen)]
 
     def near(self, target: Subject, split: str) -> list[Subject]:

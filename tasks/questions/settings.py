@@ -30,6 +30,8 @@ class QuestionSettings:
     wrong_answers: int = setting(4, minimum=1)
     """Wrong answers that stand beside the right one, at most."""
     retain_entities: int = setting(20, minimum=1)
-    """Retained entities asked about outside set `paraphrase`, which asks about all of them."""
+    """Retained entities asked about outside set `paraphrase`."""
+    entities_asked: int = setting(0, minimum=0)
+    """Retained entities, and unknown ones of each half, that set `paraphrase` asks about, at most; 0 for all of them."""
     question_seed: int = setting(0, minimum=0)
     """Draws wrong answers, the retained entities and who stands beside whom."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tasks import catalogue
 from tasks.evaluation.distances import jensen_shannon
 from tasks.evaluation.intervals import cluster_bootstrap, mean_interval
-from tasks.evaluation.metric import Case, Measurement, Tables
+from tasks.evaluation.metric import COSTLY, Case, Measurement, Tables
 
 FOLDER = "evaluation/metrics"
 WIDTH = 8
@@ -197,3 +197,19 @@ def test_both_bootstraps_agree() -> None:
     quick = mean_interval(values, clusters, draws=4000, confidence=0.9, seed=0)
     slow = cluster_bootstrap(clusters, lambda rows: float(values[rows].mean()), draws=4000, confidence=0.9, seed=1)
     np.testing.assert_allclose(quick, slow, atol=0.3)
+
+
+@pytest.mark.parametrize("name", catalogue.names(FOLDER))
+def test_a_metric_says_which_costly_tables_it_reads(name: str) -> None:
+    metric, touched = catalogue.load(FOLDER, name), set()
+
+    class Watched(Tables):
+        def __getattribute__(self, table: str):
+            touched.update({table} & COSTLY)
+            return super().__getattribute__(table)
+
+    models = {"base": False, "gold": True, "unlearned": True, "unlearned+int8": True}
+    seen = {model: Watched(**vars(tables(forgotten=forgotten))) for model, forgotten in models.items()}
+    touched.clear()
+    list(metric().measure(Case(seen, ROLES, dict.fromkeys(ROLES, "player"), draws=100)))
+    assert touched == metric.reads

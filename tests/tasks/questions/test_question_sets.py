@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,24 @@ def test_sample_takes_of_every_type() -> None:
     sampled = {row["entity"] for row in rows if row["set"] == "cloze" and row["split"] == "retain"}
     assert sorted(entity[0] for entity in sampled) == ["C"] * 3 + ["M"] * 5
     assert len({row["entity"] for row in rows if row["set"] == "paraphrase"}) == 24
+
+
+def test_so_many_retained_and_unknown_entities_are_asked_about_and_all_neighbours() -> None:
+    many: list[Member] = [
+        ("T", "Target", "movie", "target", {"genre": ["noir"]}),
+        *((f"N{n}", f"Near {n}", "movie", "neighbour", {"genre": ["noir"]}) for n in range(5)),
+        *((f"M{n}", f"Movie {n}", "movie", "retain_held_out", {"genre": [f"g{n}"]}) for n in range(20)),
+        *((f"U{n}", f"Unknown {n}", "movie", "unknown_held_out", {"genre": [f"u{n}"]}) for n in range(9)),
+        *((f"R{n}", f"Rare {n}", "movie", "unknown_reference", {"genre": [f"r{n}"]}) for n in range(9)),
+    ]
+
+    def asked(**settings: int) -> Counter[str]:
+        rows = _rows(build_questions(*_tables(many), QuestionSettings(**settings)))
+        return Counter(entity[0] for entity in {row["entity"] for row in rows if row["set"] == "paraphrase"})
+
+    assert asked() == {"T": 1, "N": 5, "M": 20, "U": 9, "R": 9}
+    assert asked(entities_asked=4, retain_entities=2) == {"T": 1, "N": 5, "M": 4, "U": 4, "R": 4}
+    assert asked(entities_asked=4, retain_entities=6) == {"T": 1, "N": 5, "M": 6, "U": 4, "R": 4}
 
 
 def test_a_set_that_is_none_is_refused() -> None:

@@ -20,6 +20,7 @@ from tasks.evaluation.statistics.asked import missing
 @dataclass(frozen=True)
 class Fisher(Metric):
     better: ClassVar = {"forget": "toward gold", "": "toward 1"}
+    reads: ClassVar = frozenset({"gradients"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         base = case.models["base"].gradients

@@ -19,6 +19,7 @@ from tasks.evaluation.metric import Case, Measurement, Metric
 @dataclass(frozen=True)
 class LatentSuppressionRandom(Metric):
     better: ClassVar = {"": "lower"}
+    reads: ClassVar = frozenset({"latents"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         return suppressed(case, "random")

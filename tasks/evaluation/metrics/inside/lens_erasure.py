@@ -22,6 +22,7 @@ from tasks.evaluation.metric import Case, Measurement, Metric
 @dataclass(frozen=True)
 class LensErasure(Metric):
     better: ClassVar = {"": "higher"}
+    reads: ClassVar = frozenset({"traces"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         yield from erasure_by_gold(case, "lens", "gold")

@@ -25,6 +25,7 @@ SPLITS = ("forget", "neighbours")
 @dataclass(frozen=True)
 class LogitLens(Metric):
     better: ClassVar = {"forget": "lower", "": "higher"}
+    reads: ClassVar = frozenset({"traces"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         for model, tables in case.models.items():

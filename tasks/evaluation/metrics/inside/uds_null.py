@@ -25,6 +25,7 @@ from tasks.evaluation.metric import Case, Measurement, Metric
 @dataclass(frozen=True)
 class UdsNull(Metric):
     better: ClassVar = {"": "higher"}
+    reads: ClassVar = frozenset({"traces"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         return erasure_by_unknown(case, "patched")

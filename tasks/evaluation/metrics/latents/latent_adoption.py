@@ -35,6 +35,7 @@ from tasks.evaluation.metric import Case, Measurement, Metric
 @dataclass(frozen=True)
 class LatentAdoption(Metric):
     better: ClassVar = {"": "toward 1"}
+    reads: ClassVar = frozenset({"latents"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         for model in looked_at(case):

@@ -33,6 +33,7 @@ from tasks.evaluation.metric import Case, Measurement, Metric
 @dataclass(frozen=True)
 class LatentReemergence(Metric):
     better: ClassVar = {"": "lower"}
+    reads: ClassVar = frozenset({"latents"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         for stressed in looked_at(case):

@@ -23,6 +23,7 @@ from tasks.evaluation.metric import SPLITS, Case, Measurement, Metric
 @dataclass(frozen=True)
 class LatentSpill(Metric):
     better: ClassVar = {"": "lower"}
+    reads: ClassVar = frozenset({"latents"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         for model in looked_at(case):

@@ -24,6 +24,7 @@ from tasks.evaluation.metric import Case, Measurement, Metric
 @dataclass(frozen=True)
 class LatentSuppression(Metric):
     better: ClassVar = {"": "higher"}
+    reads: ClassVar = frozenset({"latents"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         return suppressed(case, "known")

@@ -24,6 +24,7 @@ from tasks.evaluation.statistics.membership import auc, resampled_aucs
 @dataclass(frozen=True)
 class GradientMembership(Metric):
     better: ClassVar = {"": "toward gold"}
+    reads: ClassVar = frozenset({"gradients"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         for model, tables in case.models.items():

@@ -18,6 +18,7 @@ from tasks.evaluation.metric import Case, Measurement, Metric, mean_measurement
 @dataclass(frozen=True)
 class RelearnedRecall(Metric):
     better: ClassVar = {"forget": "toward gold"}
+    reads: ClassVar = frozenset({"relearning"})
 
     def measure(self, case: Case) -> Iterator[Measurement]:
         for model, tables in case.models.items():
