@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.experiment import SECTIONS as SECTIONS
+from flows.experiment import TESTBED
 from flows.experiment import Experiment as Experiment
 from storage.records import UsageError
 from tasks import catalogue
@@ -310,6 +311,8 @@ def _check_together(experiment: Experiment) -> None:
         raise UsageError(
             f"[activations] layers: expected at least one block, each once, given {list(layers)}; e.g. layers = [1, 2]"
         )
+    if experiment.model.chat and experiment.model.name == TESTBED:
+        raise UsageError("[model] chat: the testbed's model has no chat template; name another model, or remove chat")
     autoencoder = experiment.autoencoder
     for source in autoencoder.sources:
         try:

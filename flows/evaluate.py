@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,8 @@ def evaluate(
     with_gold: beside the gold twin too; without it, what needs a reference is said to be missing.
     """
     configure_environment()
-    found, settings = model_at(model), load_experiment(experiment, overrides or ())
+    settings = load_experiment(experiment, overrides or ())
+    found = dataclasses.replace(model_at(model), chat=settings.model.chat)
     subject = prepare(settings)
     check_model(found, subject.models.base)
     return assess(subject, look_inside(subject, settings), found, settings, with_gold=with_gold)

@@ -36,6 +36,8 @@ class ModelSettings:
     """`testbed`, a small model that is made here; a folder in Hugging Face format; or OWNER/NAME[@REVISION] of a hub."""
     dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"))
     """In which a model other than the testbed's is run and saved again."""
+    chat: bool = setting(False)
+    """Ask an instruction-tuned model through its chat template: the question is the user's turn, the answer its own."""
 
 
 @dataclass(frozen=True)

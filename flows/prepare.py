@@ -56,7 +56,8 @@ def _models(world: World, experiment: Experiment) -> Models:
     if experiment.model.name == TESTBED:
         testbed = pretrain(world, experiment.pretraining)
         return Models(testbed.base, testbed.gold)
-    return Models(dataclasses.replace(model_at(experiment.model.name), dtype=experiment.model.dtype), None)
+    chosen = experiment.model
+    return Models(dataclasses.replace(model_at(chosen.name), dtype=chosen.dtype, chat=chosen.chat), None)
 
 
 def look_inside(subject: Subject, experiment: Experiment) -> Insight:

@@ -89,6 +89,8 @@ class ModelRef:
     artifact: Artifact | None = None
     dtype: str = "float32"
     """In which it is run and saved again."""
+    chat: bool = False
+    """Whether it is asked by its chat template."""
 
 
 @dataclass(frozen=True)

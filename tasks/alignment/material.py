@@ -15,8 +15,8 @@ from tasks.alignment.method import Method
 from tasks.alignment.sampler import Draw, Pools, Sizes
 from tasks.alignment.settings import AlignmentSettings
 from tasks.models.load import LoadedModel
-from tasks.models.prompts import Question, encode_answers, encode_texts
-from tasks.models.worlds import encode_world
+from tasks.models.prompts import Question, encode_texts
+from tasks.models.worlds import encode_other_answers, encode_world
 
 FALSE_ANSWERS = 8
 """False answers a forget question has at most."""
@@ -184,7 +184,7 @@ def _other_answers(
     """Every forget question with each of its other answers, a question's side by side."""
     flat = [(row, text) for row, each in zip(forget_rows, texts, strict=True) for text in each]
     prompts = [str(questions["prompt"][row]) for row, _ in flat]
-    answers = encode_answers(loaded.tokenizer, prompts, [text for _, text in flat])
+    answers = encode_other_answers(loaded, prompts, [text for _, text in flat])
     return make_rows([encoded[row] for row, _ in flat], answers, loaded.end_ids[0], _padding(loaded))
 
 

@@ -52,7 +52,9 @@ def align(
         save_model(student, build.folder / "model")
         write_table(build.folder / "training.parquet", table)
     return UnlearnedModel(
-        build.artifact, ModelRef("artifact", "model", artifact=build.artifact, dtype=model.dtype), settings.method
+        build.artifact,
+        ModelRef("artifact", "model", artifact=build.artifact, dtype=model.dtype, chat=model.chat),
+        settings.method,
     )
 
 

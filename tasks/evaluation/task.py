@@ -210,7 +210,9 @@ def stress(model: ModelRef, world: World, forget_set: ForgetSet, settings: Stres
             "relation": np.array([relation for _, relation in taught.facts], dtype=object),
         })  # fmt: skip
     return StressedModel(
-        build.artifact, ModelRef("artifact", "model", artifact=build.artifact, dtype=model.dtype), settings.stress
+        build.artifact,
+        ModelRef("artifact", "model", artifact=build.artifact, dtype=model.dtype, chat=model.chat),
+        settings.stress,
     )
 
 

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from transformers.utils import logging as transformers_logging
 
 from storage.records import UsageError
+from tasks.models.chat.template import Chat, chat_of
 from tasks.models.families import FAMILIES, Family, decoder_of, family_of_type
 from tasks.models.hub import fetch
 from tasks.models.intervention import Intervention, Offset, attach, attached, load_intervention, save_intervention
@@ -32,6 +33,8 @@ class LoadedModel:
     tokenizer: Any
     family: Family
     device: torch.device
+    chat: Chat | None = None
+    """The chat template that questions are put through."""
 
     @property
     def decoder(self) -> nn.Module:
@@ -67,10 +70,10 @@ class LoadedModel:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Token ids that end a sequence: the tokenizer's, then those of the generation settings."""
+        """Token ids that end an answer: the chat template's, the tokenizer's, then those of the generation settings."""
         generation = getattr(self.model, "generation_config", None)
         listed = getattr(generation, "eos_token_id", None)
-        ids = [getattr(self.tokenizer, "eos_token_id", None)]
+        ids = [None if self.chat is None else self.chat.end, getattr(self.tokenizer, "eos_token_id", None)]
         ids += listed if isinstance(listed, (list, tuple)) else [listed]
         return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
 
@@ -101,16 +104,19 @@ def load_model(
     device: str = "cpu",
     dtype: str = "float32",
     blocks: int | None = None,
+    chat: bool = False,
 ) -> LoadedModel:
     """Read a model from a folder in Hugging Face format, or by its hub id.
 
     revision  commit of a hub model, a branch or a tag (empty: main); nothing for a folder.
     blocks    keep this many of the lowest blocks and no head: enough to read sites below them.
+    chat      put questions through the tokenizer's chat template.
     Only safetensors are read and no code that comes with a model is run. A model that was saved with an intervention
     makes it again, unless it was cut below the block, or the logits, that are edited.
 
-    Raises: UsageError for a folder without a model, a model that cannot be fetched or read, or one whose weights
-    are incomplete (transformers would fill the gap with random numbers), or whose intervention is.
+    Raises: UsageError for a folder without a model, a model that cannot be fetched or read, one whose weights
+    are incomplete (transformers would fill the gap with random numbers) or whose intervention is, or one that is to be
+    asked by chat and has no chat template.
     """
     target = pick_device(device)
     if dtype not in DTYPES:
@@ -142,7 +148,8 @@ def load_model(
             f"the weights of {location} lack {len(missing)} tensors of {type(model).__name__}, such as {missing[0]}; "
             "give a folder with a complete model"
         )
-    loaded = LoadedModel(model.to(target).eval(), tokenizer, family, target)
+    template = chat_of(tokenizer, str(location)) if chat else None
+    loaded = LoadedModel(model.to(target).eval(), tokenizer, family, target, template)
     if intervention is not None and (blocks is None or _below(intervention, blocks)):
         attach(loaded, intervention)
     return loaded

@@ -6,6 +6,9 @@ Two rules hold everywhere:
 - An answer is encoded as a *continuation*: preceded by one space unless the prompt ends in white space, and as it
   would be in the middle of a line, so that no tokenizer adds a space of its own. Its ids never merge with the
   prompt's.
+
+With a chat template the prompt is what the user says: the ids are those of the whole templated text, whose own
+beginning token is not doubled, and the answer follows the beginning of the model's turn.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from storage.records import UsageError
+from tasks.models.chat.template import Chat
 from tasks.models.families import Family
 
 ANCHORS = ("\n", ":", ".")
@@ -53,12 +57,18 @@ def encode_texts(tokenizer: Any, family: Family, texts: Sequence[str]) -> list[t
     return [begin + ids for ids, _ in _encode(tokenizer, texts)]
 
 
-def encode_answers(tokenizer: Any, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[int, ...]]:
+def encode_answers(
+    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], chat: Chat | None = None
+) -> list[tuple[int, ...]]:
     """The ids of each answer, as the continuation of the prompt at the same place.
 
-    Raises: UsageError for an answer that gives no token.
+    Raises: UsageError for an answer that gives no token, or that holds a control token of the chat template.
     """
     texts = [answer if prompt[-1:].isspace() else f" {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
+    if chat is not None:
+        for answer in answers:
+            chat.check(answer)
+        texts = [chat.lead + answer for answer in answers]
     encoded = _continuations(tokenizer, texts)
     for answer, ids in zip(answers, encoded, strict=True):
         if not ids:
@@ -91,20 +101,34 @@ def encode_questions(
     prompts: Sequence[str],
     spans: Sequence[tuple[int, int]],
     answers: Sequence[Sequence[str]],
+    chat: Chat | None = None,
 ) -> list[Question]:
     """Questions as ids: prompt, every accepted answer, and the tokens of the name.
 
     Raises: UsageError for an answer or a name without a token.
     """
-    begin = beginning(tokenizer, family)
-    encoded = _encode(tokenizer, prompts)
+    read = _prompts(tokenizer, beginning(tokenizer, family), prompts, chat)
     repeated = [prompt for prompt, accepted in zip(prompts, answers, strict=True) for _ in accepted]
-    flat = iter(encode_answers(tokenizer, repeated, [answer for accepted in answers for answer in accepted]))
+    flat = iter(encode_answers(tokenizer, repeated, [answer for accepted in answers for answer in accepted], chat))
     questions = []
-    for prompt, (ids, offsets), span, accepted in zip(prompts, encoded, spans, answers, strict=True):
-        first, last = _span(len(begin), prompt, offsets, span)
-        questions.append(Question(begin + ids, tuple(next(flat) for _ in accepted), first, last))
+    for prompt, (ids, offsets), span, accepted in zip(prompts, read, spans, answers, strict=True):
+        first, last = _span(len(ids) - len(offsets), prompt, offsets, span)
+        questions.append(Question(ids, tuple(next(flat) for _ in accepted), first, last))
     return questions
+
+
+def _prompts(
+    tokenizer: Any, begin: tuple[int, ...], prompts: Sequence[str], chat: Chat | None
+) -> list[tuple[tuple[int, ...], list[tuple[int, int]]]]:
+    """Ids of each prompt, the beginning token once, and the characters of the prompt that each of the others holds."""
+    if chat is None:
+        return [(begin + ids, offsets) for ids, offsets in _encode(tokenizer, prompts)]
+    turns = [chat.turn(prompt) for prompt in prompts]
+    read = []
+    for (ids, offsets), (_, moved) in zip(_encode(tokenizer, [text for text, _ in turns]), turns, strict=True):
+        once = ids if ids[: len(begin)] == begin else begin + ids
+        read.append((once, [(low - moved, high - moved) for low, high in offsets]))
+    return read
 
 
 def _span(begin: int, prompt: str, offsets: list[tuple[int, int]], span: tuple[int, int]) -> tuple[int, int]:

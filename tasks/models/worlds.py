@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.models.load import LoadedModel
-from tasks.models.prompts import Question, encode_questions
+from tasks.models.prompts import Question, encode_answers, encode_questions
 
 
 def encode_world(loaded: LoadedModel, questions: Mapping[str, Any], rows: Sequence[int]) -> list[Question]:
@@ -17,4 +17,10 @@ def encode_world(loaded: LoadedModel, questions: Mapping[str, Any], rows: Sequen
         [str(questions["prompt"][row]) for row in rows],
         [(int(questions["name_start"][row]), int(questions["name_end"][row])) for row in rows],
         [list(questions["answers"][row]) for row in rows],
+        loaded.chat,
     )
+
+
+def encode_other_answers(loaded: LoadedModel, prompts: Sequence[str], texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Each text as an answer to the prompt at the same place."""
+    return encode_answers(loaded.tokenizer, prompts, texts, loaded.chat)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,7 @@ def test_default_of_the_method_said_aloud_is_the_same_experiment() -> None:
         ("[alignment]\nsteps = \n", ["mine.toml is not valid TOML", "line 2"]),
         ("[alignment\n", ["not valid TOML", "line 1"]),
         ('[model]\ndtype = "float8"\n', ["[model] dtype", "one of float32", 'given "float8"']),
+        ("[model]\nchat = true\n", ["[model] chat", "testbed", "no chat template"]),
         ('[autoencoder]\nsources = ["gemma"]\n', ["[autoencoder] sources", "'gemma'"]),
         ('[autoencoder]\nsources = ["gemma-scop-2b-pt-res-canonical:layer_12"]\n', ["did you mean", "gemma-scope-2b"]),
     ],
@@ -179,8 +181,5 @@ def test_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
 
 def test_flat_settings_can_be_given_back_as_overrides() -> None:
     experiment = load_experiment("quick", ['entities.targets=["One"]', "alignment.method=npo"])
-    overrides = [
-        f"{name}={list(value) if isinstance(value, tuple) else value}".replace("'", '"')
-        for name, value in flat_settings(experiment).items()
-    ]
+    overrides = [f"{name}={json.dumps(value)}" for name, value in flat_settings(experiment).items()]
     assert dataclasses.replace(load_experiment("default", overrides), name="quick") == experiment

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from storage.records import Site, UsageError
 from tasks.models.forward import all_residuals, next_token_log_probabilities, read_sites
-from tasks.models.load import LoadedModel, check_comparable, load_model, pick_device
+from tasks.models.load import LoadedModel, check_comparable, load_model, pick_device, save_model
+from tasks.models.worlds import encode_world
 
 
 @pytest.fixture(scope="module", params=["gemma2", "gpt2", "qwen2"])
@@ -58,6 +59,25 @@ def test_whole_and_cut_models_read_the_same(saved: tuple[LoadedModel, Path], seq
 
 def test_bfloat16_on_request(saved: tuple[LoadedModel, Path]) -> None:
     assert next(load_model(saved[1], dtype="bfloat16").model.parameters()).dtype == torch.bfloat16
+
+
+def test_a_model_is_asked_by_its_chat_template_on_request(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\[model\] chat = true and .* has no chat template"):
+        load_model(copy, chat=True)
+    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}<pad>{% endfor %}[assistant] "
+    (copy / "chat_template.jinja").write_text(template)
+    assert load_model(copy).chat is None
+    asked = load_model(copy, chat=True)
+    assert asked.chat is not None
+    assert asked.end_ids == (0, 2)  # the template's, the tokenizer's
+    save_model(asked, tmp_path / "again")
+    assert load_model(tmp_path / "again", chat=True).chat == asked.chat
+    (question,) = encode_world(
+        asked,
+        {"prompt": ["Who is Ada?"], "name_start": [7], "name_end": [10], "answers": [["Paris"]]},
+        [0],
+    )
+    assert asked.tokenizer.decode(question.prompt).endswith("[user] Who is Ada?<pad>[assistant] ")
 
 
 @pytest.mark.parametrize(
