@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from flows.experiment import TESTBED, Experiment
 from flows.models import model_at
-from storage.records import EntitySet, ForgetSet, LatentSelection, LatentStats, ModelRef, SaeRef, World
+from storage.records import Answers, EntitySet, ForgetSet, LatentSelection, LatentStats, ModelRef, SaeRef, World
 from tasks.activations.task import extract_activations
 from tasks.autoencoder.task import adopt_autoencoders, pinned, train_autoencoders
-from tasks.entities.task import ask_model, choose_roles
+from tasks.entities.task import ask_model, choose_roles, label_answers
 from tasks.latents.task import measure_latents, select_latents
 from tasks.testbed.task import make_world, pretrain
 
@@ -29,6 +29,7 @@ class Subject:
 
     world: World
     models: Models
+    answers: Answers
     entities: EntitySet
     forget_set: ForgetSet
 
@@ -46,9 +47,10 @@ def prepare(experiment: Experiment) -> Subject:
     """A world, a model that knows it, and the part every entity plays."""
     world = make_world(experiment.world)
     models = _models(world, experiment)
-    entities = ask_model(models.base, world, experiment.labels)
+    answers = ask_model(models.base, world)
+    entities = label_answers(world, answers, experiment.labels)
     forget_set = choose_roles(world, entities, experiment.roles)
-    return Subject(world, models, entities, forget_set)
+    return Subject(world, models, answers, entities, forget_set)
 
 
 def _models(world: World, experiment: Experiment) -> Models:
@@ -62,7 +64,7 @@ def _models(world: World, experiment: Experiment) -> Models:
 
 def look_inside(subject: Subject, experiment: Experiment) -> Insight:
     """The base model's activations, sparse autoencoders of them, and the latents that carry knownness."""
-    activations = extract_activations(subject.models.base, subject.world, subject.entities, experiment.activations)
+    activations = extract_activations(subject.models.base, subject.world, subject.answers, experiment.activations)
     if experiment.autoencoder.sources:
         sources = pinned(experiment.autoencoder.sources)
         sae = adopt_autoencoders(subject.models.base, subject.world, sources, experiment.autoencoder)

@@ -190,8 +190,8 @@ def building(
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` only when it is whole."""
-    partial = path.with_name(path.name + PARTIAL)
+    """A path to write to, this process's own, that becomes `path` only when it is whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     yield partial
     os.replace(partial, path)
 

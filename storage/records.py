@@ -107,8 +107,16 @@ class Testbed:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What the model answered when asked about the entities: `answers.parquet`; `entities.parquet`: who was asked about."""
+
+    artifact: Artifact
+    entities: int
+
+
+@dataclass(frozen=True)
 class EntitySet:
-    """Which entities the model knows, by asking it: `entities.parquet`."""
+    """Which entities the model knows, by its answers: `entities.parquet`."""
 
     artifact: Artifact
     known: int
@@ -135,7 +143,7 @@ class QuestionSet:
 
 @dataclass(frozen=True)
 class ActivationRef:
-    """Activations at the entity's tokens and after: Parquet shards, one column a site."""
+    """Activations at the entity's tokens and after: Parquet shards, one column a site (`part-*`, `rest-*`)."""
 
     artifact: Artifact
     sites: tuple[Site, ...]
@@ -154,7 +162,7 @@ class SaeRef:
 
 @dataclass(frozen=True)
 class LatentStats:
-    """Firing statistics of every latent per group: `statistics.parquet`, `active.parquet` (sparse)."""
+    """Which latents fire where, sparsely: `active-*.parquet`, a file a shard, and `rows-*.parquet`, what each row is."""
 
     artifact: Artifact
 

@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.artifacts import whole_file
+
 Columns = dict[str, Any]
 """Column name -> array [N] (numbers, strings, bools), array [N, D] (vectors) or list of lists of strings."""
 
@@ -41,6 +43,12 @@ def write_table(path: Path, columns: Mapping[str, Any], *, compression: str = "z
         paths[field.name] for field in fields if pa.types.is_string(field.type) or pa.types.is_list(field.type)
     ]
     pq.write_table(table, path, compression=plain, use_dictionary=dictionary, row_group_size=8192)
+
+
+def write_whole_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """`write_table`, but the file is there only when it is whole: for artifacts that are made in several tries."""
+    with whole_file(path) as partial:
+        write_table(partial, columns)
 
 
 def _vectors(values: np.ndarray) -> tuple[pa.Array, dict[bytes, bytes]]:

@@ -1,18 +1,18 @@
-"""Which prompts are read, at which positions, and in which shard each lands."""
+"""Which prompts are read, at which positions, in which shard each lands, and what a shard holds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 
 from storage.records import Site
 from tasks.models.forward import read_sites
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
+from tasks.models.states import to_stored
 
 TRAINING_TEMPLATES = 3
 """Beside all held-out templates, so many of the training templates are read: more adds rows, hardly variety."""
@@ -28,6 +28,15 @@ class Passage:
     """Position of the name's last token; -1 for neutral text."""
     source: int
     """Row of the question table; -1 for neutral text."""
+
+
+def rows_to_read(questions: Mapping[str, Any], entities: Collection[str]) -> list[int]:
+    """Rows of the question table about these entities: all held-out ones, and the first training ones."""
+    return [
+        row
+        for row, entity in enumerate(questions["entity"])
+        if entity in entities and (questions["held_out"][row] or questions["template"][row] < TRAINING_TEMPLATES)
+    ]
 
 
 def passages_of(encoded: Sequence[Question], rows: Sequence[int]) -> list[Passage]:
@@ -50,9 +59,9 @@ def shards(passages: Sequence[Passage], size: int) -> list[list[Passage]]:
 
 
 def read_passages(
-    loaded: LoadedModel, passages: Sequence[Passage], sites: Sequence[Site], token_budget: int
-) -> tuple[dict[str, np.ndarray], dict[Site, Float[torch.Tensor, "N D"]]]:
-    """Index columns and states of every wanted position, passage by passage."""
+    loaded: LoadedModel, passages: Sequence[Passage], sites: Sequence[Site], dtype: str, token_budget: int
+) -> dict[str, np.ndarray]:
+    """The columns of a shard: of every wanted position, passage by passage, what it is, and its state at each site."""
     wanted = [list(range(passage.first, len(passage.ids))) for passage in passages]
     states = read_sites(loaded, [passage.ids for passage in passages], wanted, sites, budget=token_budget)
     counts = np.array([len(each) for each in wanted])
@@ -64,4 +73,4 @@ def read_passages(
         "after_name": np.where(name_last < 0, 0, position - name_last),
         "before_end": length - 1 - position,
     }
-    return index, states
+    return index | {site.name: to_stored(state, dtype) for site, state in states.items()}

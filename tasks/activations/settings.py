@@ -16,7 +16,9 @@ class ActivationSettings:
     dtype: str = setting("bfloat16", choices=("bfloat16", "float32"))
     """Type on disk."""
     shard_sequences: int = setting(4096, minimum=16)
-    """Prompts a shard; a killed extraction goes on after its last whole shard."""
+    """Prompts a shard; a killed extraction makes only the shards that are missing."""
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
     token_budget: int = setting(2048, minimum=128, runtime=True)
     """Tokens a batch."""
+    workers: int = setting(1, minimum=1, runtime=True)
+    """Processes that make shards, each with a model of its own; they share the processor's threads."""

@@ -1,24 +1,26 @@
-"""Doors of the entities stage (who is known, by asking) and of the targets stage (who plays which part)."""
+"""Doors of the answers stage (what the model says), the entities stage (who is known), the targets stage (whose part is what)."""
 
 from __future__ import annotations
 
 from storage.artifacts import folder_of
-from storage.records import EntitySet, ForgetSet, ModelRef, World
+from storage.records import Answers, EntitySet, ForgetSet, ModelRef, World
 from storage.tables import read_table, write_table
 from storage.weights import loading_of
 from tasks.caching import new_artifact, stage
 from tasks.entities.settings import LabelSettings, RoleSettings
 
 
-@stage("entities", tags=("gpu",))
-def ask_model(model: ModelRef, world: World, settings: LabelSettings) -> EntitySet:
-    """Ask the model the held-out questions of every entity and label it known, unknown or dropped.
+@stage("answers", tags=("gpu",))
+def ask_model(model: ModelRef, world: World) -> Answers:
+    """Ask the model the held-out questions of every entity: what it got right, whatever that is then taken to mean.
 
-    Entities of the long tail are left out: they were seen once, and serve as general text.
+    Entities of the long tail are left out: they were seen once, and serve as general text. `entities.parquet` says who is
+    `clear`, known or unknown by the usual thresholds: on these an autoencoder is trained, so that neither it nor anything
+    read with it depends on the thresholds of an experiment.
     """
     import numpy as np
 
-    from tasks.entities.labels import halves, label_entities
+    from tasks.entities.labels import label_entities
     from tasks.models.load import load_model
     from tasks.models.scoring import score_answers
     from tasks.models.worlds import encode_world
@@ -34,15 +36,35 @@ def ask_model(model: ModelRef, world: World, settings: LabelSettings) -> EntityS
     hits = [False] * len(chosen)
     for prompt, hit in zip(scores.prompt, scores.hit, strict=True):
         hits[prompt] |= bool(hit)
-    labels = label_entities(questions["entity"][chosen], questions["relation"][chosen], np.array(hits), settings)
+    answers = {
+        "entity": questions["entity"][chosen],
+        "relation": questions["relation"][chosen],
+        "hit": np.array(hits),
+        "tokens": np.array([question.name_last - question.name_first + 1 for question in encoded]),
+    }
+    usual = label_entities(answers["entity"], answers["relation"], answers["hit"], LabelSettings())
+    with new_artifact() as build:
+        write_table(build.folder / "answers.parquet", answers)
+        clear = np.array([label != "dropped" for label, _ in usual.values()])
+        write_table(build.folder / "entities.parquet", {"entity": list(usual), "clear": clear})
+    return Answers(build.artifact, len(usual))
+
+
+@stage("entities")
+def label_answers(world: World, answers: Answers, settings: LabelSettings) -> EntitySet:
+    """Label every entity that was asked about known, unknown or dropped, by what the model answered."""
+    import numpy as np
+
+    from tasks.entities.labels import halves, label_entities
+
+    entities = read_table(folder_of(world.artifact) / "entities.parquet")
+    answered = read_table(folder_of(answers.artifact) / "answers.parquet")
+    labels = label_entities(answered["entity"], answered["relation"], answered["hit"], settings)
+    tokens = dict(zip(answered["entity"], answered["tokens"].tolist(), strict=True))
     kept = [i for i, entity in enumerate(entities["entity"]) if entity in labels]
     ids = [str(entities["entity"][i]) for i in kept]
     types = [str(entities["type"][i]) for i in kept]
     verdicts = [labels[entity][0] for entity in ids]
-    tokens = {
-        str(questions["entity"][index]): question.name_last - question.name_first + 1
-        for index, question in zip(chosen, encoded, strict=True)
-    }
     with new_artifact() as build:
         write_table(
             build.folder / "entities.parquet",

@@ -7,30 +7,70 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tasks.latents.settings import LatentSettings
 from tasks.models.sae import Autoencoder
 
 CHUNK = 512
-"""Rows encoded at once: memory stays flat however many rows or latents there are."""
+"""Rows encoded at once: memory stays flat however many rows there are."""
+LATENTS_AT_ONCE = 65536
+"""Latents encoded at once, in wider autoencoders: memory stays flat however many latents there are."""
 POSITIONS = ("name_last", "prompt_last")
+
+Active = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, " n"]]
+"""(row, latent, value) of what is on."""
 
 
 @torch.no_grad()
-def encode_sparse(autoencoder: Autoencoder, states: Float[Tensor, "N D"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def encode_sparse(
+    autoencoder: Autoencoder, states: Float[Tensor, "N D"], latents_at_once: int = LATENTS_AT_ONCE
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(row, latent, value) of every latent that is on, by latent and then row."""
-    rows, latents, values = [], [], []
+    whole = autoencoder.latents <= latents_at_once
+    found = []
     for start in range(0, len(states), CHUNK):
-        activation = autoencoder.encode(states[start : start + CHUNK])
-        row, latent = activation.nonzero(as_tuple=True)
-        rows.append(row + start)
-        latents.append(latent)
-        values.append(activation[row, latent])
-    at, which, how_much = (torch.cat(each).numpy() for each in (rows, latents, values))
+        part = states[start : start + CHUNK].to(autoencoder.device)
+        row, latent, value = (
+            _active(autoencoder.encode(part)) if whole else _in_parts(autoencoder, part, latents_at_once)
+        )
+        found.append((row + start, latent, value))
+    at, which, how_much = (torch.cat(each).cpu().numpy() for each in zip(*found, strict=True))
     order = np.lexsort((at, which))
     return at[order].astype(np.int32), which[order].astype(np.int32), how_much[order].astype(np.float32)
+
+
+def _active(activation: Float[Tensor, "B K"]) -> Active:
+    row, latent = activation.nonzero(as_tuple=True)
+    return row, latent, activation[row, latent]
+
+
+def _in_parts(autoencoder: Autoencoder, states: Float[Tensor, "B D"], at_once: int) -> Active:
+    """What `encode` says, no more than so many latents being held at a time.
+
+    Raises: UsageError for an autoencoder without a single pre-activation.
+    """
+    threshold, largest = autoencoder.threshold, autoencoder.largest
+    found: list[Active] = []
+    best = states.new_empty(len(states), 0)
+    which = torch.empty(len(states), 0, dtype=torch.int64, device=states.device)
+    for start in range(0, autoencoder.latents, at_once):
+        part = slice(start, min(start + at_once, autoencoder.latents))
+        before = autoencoder.pre_activations(states, part)
+        if threshold is not None:
+            row, latent, value = _active(before.relu() * (before > threshold[part]))
+            found.append((row, latent + start, value))
+        else:
+            best = torch.cat([best, before], 1)
+            which = torch.cat([which, torch.arange(part.start, part.stop, device=which.device).expand_as(before)], 1)
+            best, place = best.topk(min(largest, best.shape[1]))
+            which = which.gather(1, place)
+    if threshold is None:
+        row, place = (best > 0).nonzero(as_tuple=True)
+        return row, which[row, place], best[row, place]
+    row, latent, value = (torch.cat(each) for each in zip(*found, strict=True))
+    return row, latent, value
 
 
 def separations(

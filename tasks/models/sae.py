@@ -49,6 +49,16 @@ class Autoencoder:
         return torch.zeros(self.latents, device=self.sae.W_enc.device, dtype=self.sae.W_enc.dtype)
 
     @property
+    def largest(self) -> int:
+        """How many latents fire at most where no threshold decides; K where one does."""
+        return int(self.sae.cfg.k) if self.threshold is None else self.latents
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.sae.W_enc.device
+
+    @property
     def decoder_rows(self) -> Float[Tensor, "K D"]:
         """W_dec: the direction each latent writes."""
         return self.sae.W_dec
@@ -62,7 +72,7 @@ class Autoencoder:
         return self.sae.decode(activations)
 
     def pre_activations(
-        self, x: Float[Tensor, "*B D"], latents: Int[Tensor, " k"] | None = None
+        self, x: Float[Tensor, "*B D"], latents: Int[Tensor, " k"] | slice | None = None
     ) -> Float[Tensor, "*B k"]:
         """What the threshold is compared with, for all latents or the given ones: a gradient reaches every one.
 
@@ -72,7 +82,7 @@ class Autoencoder:
         return self.sae.process_sae_in(x) @ weight + bias
 
     def encoder_columns(
-        self, latents: Int[Tensor, " k"] | None = None
+        self, latents: Int[Tensor, " k"] | slice | None = None
     ) -> tuple[Float[Tensor, "D k"], Float[Tensor, " k"]]:
         """W_enc and b_enc of all latents or the given ones, with the decoder's norm multiplied in where it counts.
 

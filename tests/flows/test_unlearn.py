@@ -77,6 +77,13 @@ def test_changed_learning_rate_recomputes_alignment_and_what_follows(ran: tuple[
     assert _computed(_plan("alignment.learning_rate=0.0021")) == ALIGNED
 
 
+@pytest.mark.parametrize("change", ["entities.known_relations=1", "entities.label_seed=5"])
+def test_new_labels_read_and_encode_nothing_again(ran: tuple[Outcome, Journal], change: str) -> None:
+    computed = _computed(_plan(change))
+    assert not {"answers", "activations", "autoencoder", "latents"} & set(computed)
+    assert "entities" in computed
+
+
 def test_new_target_reuses_the_models_and_the_autoencoders(ran: tuple[Outcome, Journal]) -> None:
     outcome, _ = ran
     table = read_table(folder_of(outcome.subject.entities.artifact) / "entities.parquet")

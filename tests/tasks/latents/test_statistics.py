@@ -1,27 +1,63 @@
 """Sparse encoding, statistics by DuckDB and the choice of latents, against plain NumPy."""
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
-from storage.tables import named_query, write_table
+from storage.tables import named_query, read_table, write_table
 from tasks.latents.settings import LatentSettings
 from tasks.latents.statistics import auroc, choose_latents, encode_sparse, separations
+from tasks.models.sae import Autoencoder
 
 
-class _Relu:
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - 1).relu()
+def _autoencoder(architecture: str) -> Autoencoder:
+    """23 latents over 7 numbers, of which 4 fire, or those above thresholds of their own."""
+    generator = torch.Generator().manual_seed(1)
+    columns, bias = torch.randn(7, 23, generator=generator), torch.randn(23, generator=generator)
+    threshold = torch.rand(23, generator=generator)
+
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        before = x @ columns + bias
+        if architecture == "jumprelu":
+            return before.relu() * (before > threshold)
+        values, place = before.topk(4)
+        return torch.zeros_like(before).scatter(1, place, values.relu())
+
+    config = SimpleNamespace(d_in=7, d_sae=23, k=4, architecture=lambda: architecture)
+    sae = SimpleNamespace(cfg=config, W_enc=columns, b_enc=bias, process_sae_in=lambda x: x, encode=encode)
+    if architecture == "jumprelu":
+        sae.threshold = threshold
+    return Autoencoder(sae)
 
 
-def test_sparse_encoding_holds_what_is_on() -> None:
+@pytest.mark.parametrize("architecture", ["jumprelu", "topk"])
+@pytest.mark.parametrize("latents_at_once", [23, 22, 5, 3])
+def test_sparse_encoding_holds_what_is_on_however_few_latents_are_held(architecture: str, latents_at_once: int) -> None:
+    autoencoder = _autoencoder(architecture)
     states = torch.randn(1100, 7, generator=torch.Generator().manual_seed(0)) * 2
-    row, latent, value = encode_sparse(_Relu(), states)  # type: ignore[arg-type]
-    dense = np.zeros((1100, 7), dtype=np.float32)
+    row, latent, value = encode_sparse(autoencoder, states, latents_at_once)
+    dense = np.zeros((1100, 23), dtype=np.float32)
     dense[row, latent] = value
-    np.testing.assert_array_equal(dense, (states - 1).relu().numpy())
-    assert list(latent) == sorted(latent)
+    expected = autoencoder.encode(states).numpy()
+    np.testing.assert_array_equal(dense > 0, expected > 0)
+    np.testing.assert_allclose(dense, expected, rtol=1e-5)
+    assert list(zip(latent, row, strict=True)) == sorted(zip(latent, row, strict=True))
+
+
+def test_no_more_latents_are_encoded_at_once_than_may_be() -> None:
+    class Watched(Autoencoder):
+        def pre_activations(self, x, latents=None):  # type: ignore[no-untyped-def]
+            found = super().pre_activations(x, latents)
+            widths.append(found.shape[1])
+            return found
+
+    widths: list[int] = []
+    encode_sparse(Watched(_autoencoder("jumprelu").sae), torch.zeros(600, 7), 10)
+    assert widths == [10, 10, 3] * 2
 
 
 def world(folder: Path) -> dict[str, np.ndarray]:
@@ -38,7 +74,7 @@ def world(folder: Path) -> dict[str, np.ndarray]:
     place = ["prompt_last"] * 48 + ["general"] * 2
     write_table(
         folder / "rows.parquet",
-        {"site": ["s"] * 50, "row": np.arange(50, dtype=np.int32), "position": place, "entity": entity},
+        {"row": np.arange(50, dtype=np.int32), "position": place, "entity": entity},
     )
     active.sort(key=lambda each: (each[1], each[2]))
     columns = dict(zip(("site", "latent", "row", "value"), map(list, zip(*active, strict=True)), strict=True))
@@ -59,6 +95,36 @@ def test_statistics_count_rows_that_do_not_fire(tmp_path: Path) -> None:
     assert found["s", "prompt_last", 0] == (1.0, -1.0)
     assert found["s", "prompt_last", 1] == (-1.0, 1.0)
     assert found["s", "prompt_last", 2][0] == 0.0  # separates players, so not in the worst type
+
+
+def test_statistics_of_shards_add_up_to_those_of_all(tmp_path: Path) -> None:
+    whole = world(tmp_path)
+    sums: Counter[tuple[str, ...]] = Counter()
+    names = ("site", "position", "latent", "type", "group", "half")
+    for number, rows in enumerate((range(0, 17), range(17, 50))):
+        tables = {"groups": tmp_path / "groups.parquet"}
+        for name in ("rows", "active"):
+            table = read_table(tmp_path / f"{name}.parquet")
+            inside = np.isin(table["row"], list(rows))
+            tables[name] = tmp_path / f"{name}-{number}.parquet"
+            write_table(tables[name], {column: values[inside] for column, values in table.items()})
+        part = named_query("latent_statistics", tables)
+        for place, fired, total, squares in zip(
+            zip(*(part[name] for name in names), strict=True),
+            part["fired"],
+            part["sum"],
+            part["sum_squares"],
+            strict=True,
+        ):
+            sums.update({(*place, "fired"): fired, (*place, "sum"): total, (*place, "sum_squares"): squares})
+    files = {name: [tmp_path / f"{name}-{number}.parquet" for number in range(2)] for name in ("rows", "active")}
+    together = named_query("latent_statistics", files | {"groups": [tmp_path / "groups.parquet"]})
+    for name, values in whole.items():
+        assert list(together[name]) == list(values)
+    for row, place in enumerate(zip(*(whole[name] for name in names), strict=True)):
+        assert [sums[*place, name] for name in ("fired", "sum", "sum_squares")] == [
+            whole[name][row] for name in ("fired", "sum", "sum_squares")
+        ]
 
 
 def test_choice_is_general_and_not_generic(tmp_path: Path) -> None:
