@@ -103,7 +103,12 @@ def _select(latents: LatentStats, known: np.ndarray, key: str) -> LatentSelectio
     entities = EntitySet(_kept("entities", {"entities": labelled}, key), 0, 0, 0)
     roles = _kept("targets", {"roles": {"entity": ["e0"], "role": ["target"]}}, key)
     found: LatentSelection = _call(
-        select_latents, key, latents, entities, ForgetSet(roles, ("e0",)), LatentSettings(generic_rate=1.0)
+        select_latents,
+        key,
+        latents,
+        entities,
+        ForgetSet(roles, ("e0",)),
+        LatentSettings(generic_rate=1.0, minimum_separation=0.5),
     )
     return found
 
