@@ -16,9 +16,9 @@ class AutoencoderSettings:
     `hub:OWNER/NAME/…/params.npz` on a hub, `folder:PATH`, `npz:PATH`; each may end in `@REVISION` or `#HOOK`."""
     explained: float = setting(0.3, minimum=0.0, maximum=1.0)
     """Least share of the variance that a published one must explain of the model's states."""
-    architecture: str = setting("topk", choices=("topk", "batchtopk", "route"))
-    """All set the number of active latents directly; JumpReLU does not reach its sparsity at this budget.
-    `route` trains one top-k autoencoder for all sites, with a router that picks the site of each token."""
+    architecture: str = setting("topk", choices=("topk", "batchtopk", "matryoshka", "jumprelu", "route"))
+    """All but `jumprelu` set the number of active latents directly; that one is pulled toward it by its loss, and states
+    where it arrives. `matryoshka` is a batchtopk of which the first latents must do by themselves too. `route` trains one top-k autoencoder for all sites, with a router that picks the site of each token."""
     routing: str = setting("hard", choices=("hard", "soft"))
     """Of `route` alone: the site of largest weight, or the weighted sum of all."""
     latents: int = setting(512, minimum=8)
