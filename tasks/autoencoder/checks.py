@@ -6,7 +6,6 @@ model, a normalisation left out and a beginning token left in all show there, an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from storage.records import Site, UsageError
 from tasks.models.published_saes.description import SaeDescription, hook_of_site
+from tasks.models.published_saes.names import family_of_name, relation_of
 from tasks.models.sae import Autoencoder
 
 EXPLAINED_VARIANCE = 0.3
@@ -112,7 +112,7 @@ def check_fits_model(
         )
     if not made_for:
         return ("the autoencoder does not say which model it was made for",)
-    wanted = _family_of_name(made_for)
+    wanted = family_of_name(made_for)
     if wanted and wanted != family:
         raise UsageError(
             f"the autoencoder was made for {made_for}, of the family {wanted}; the model is of the family {family}: "
@@ -128,16 +128,6 @@ def check_fits_model(
             f"the autoencoder was made for {made_for}, the model is {name}, a variant: less of it may be explained",
         )
     return (f"the autoencoder was made for {made_for}; whether the model is that one cannot be told",)
-
-
-def relation_of(made_for: str, in_use: str) -> str:
-    """`same`, `variant` (of one pretrained model, or derived from it) or `other`, by the names of two models."""
-    plain, tuned = _bare(made_for), _bare(in_use)
-    if plain == tuned:
-        return "same"
-    ours, theirs = _untuned(plain), _untuned(tuned)
-    derived = theirs.startswith(f"{ours}-") or ours.startswith(f"{theirs}-")
-    return "variant" if ours == theirs or derived else "other"
 
 
 def check_explains(
@@ -218,33 +208,3 @@ def _other_bias(sae: Any) -> Iterator[None]:
         yield
     finally:
         sae.cfg.apply_b_dec_to_input = before
-
-
-_FAMILIES: tuple[tuple[str, str], ...] = (
-    (r"gemma-2-\d+b", "gemma2"),
-    (r"gemma-3-", "gemma3"),
-    (r"llama-[23]", "llama"),
-    (r"mistral-", "mistral"),
-    (r"qwen2(\.5)?-", "qwen2"),
-    (r"qwen3-", "qwen3"),
-    (r"gpt2", "gpt2"),
-    (r"pythia-", "gpt_neox"),
-)
-"""What a model's name tells of its family, as `tasks.models.families` calls it."""
-
-
-def _family_of_name(name: str) -> str:
-    """The family, or nothing where the name does not tell."""
-    bare = _bare(name)
-    return next((family for pattern, family in _FAMILIES if re.search(pattern, bare)), "")
-
-
-def _bare(name: str) -> str:
-    """Without owner and in one spelling: libraries differ in how they call the same model."""
-    bare = name.rstrip("/").split("/")[-1].lower().removeprefix("meta-").removesuffix("-hf")
-    return "gpt2" if bare == "gpt2-small" else re.sub(r"^(gemma-3-.*)-pt$", r"\1", bare)
-
-
-def _untuned(bare: str) -> str:
-    """Without what tells of later training, and a version."""
-    return re.sub(r"(-(it|instruct|chat|base|pt|v\d+(\.\d+)*))+$", "", bare)

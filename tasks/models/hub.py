@@ -56,7 +56,7 @@ def commit_of(repository: str, revision: str = "", kind: Kind = "model") -> str:
     except Exception as error:
         if not _answered(error) and noted.is_file():
             return noted.read_text().strip()
-        raise _explained(error, repository, revision, kind) from error
+        raise explained(error, repository, revision, kind) from error
     if not found:
         raise UsageError(f"the hub names no commit of {repository!r} (revision {name}); give a commit, or a folder")
     with suppress(OSError):  # a cache that cannot be written to is as good as none
@@ -87,7 +87,7 @@ def fetch_files(repository: str, revision: str, patterns: Sequence[str], kind: K
             repository, repo_type=kind, revision=commit, allow_patterns=list(patterns)
         )
     except Exception as error:
-        raise _explained(error, repository, revision, kind) from error
+        raise explained(error, repository, revision, kind) from error
     return Path(folder)
 
 
@@ -104,8 +104,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _explained(error: BaseException, repository: str, revision: str, kind: Kind) -> UsageError:
-    """One line for what huggingface_hub raised, which may be what caused it."""
+def explained(error: BaseException, repository: str, revision: str = "", kind: Kind = "model") -> UsageError:
+    """One line for what huggingface_hub raised, which may be what caused it: what to accept or mend, and where."""
     refusal = next((each for each in _causes(error) if _answered(each)), error)
     status = refusal.response.status_code if isinstance(refusal, HfHubHTTPError) else 0
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"

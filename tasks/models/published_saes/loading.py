@@ -24,9 +24,17 @@ import torch
 from huggingface_hub import errors as hub_errors
 
 from storage.records import UsageError
-from tasks.models.hub import commit_of
+from tasks.models.hub import commit_of, explained
 from tasks.models.published_saes.description import SaeDescription, describe, gemma_scope_place
-from tasks.models.published_saes.sources import PARAMETERS, SaeSource, listed_active, path_of, repository_of
+from tasks.models.published_saes.names import relation_of
+from tasks.models.published_saes.sources import (
+    PARAMETERS,
+    SaeSource,
+    listed_active,
+    listed_model,
+    path_of,
+    repository_of,
+)
 from tasks.models.sae import Autoencoder, load_sae
 
 FILES = ("cfg.json", "sae_weights.safetensors")
@@ -88,9 +96,8 @@ def load_published(source: SaeSource, *, device: str = "cpu") -> PublishedSae:
             autoencoder = _frozen(_from_arrays(source, device))
         else:
             autoencoder = _frozen(_from_release(source, device))
-    found = describe(
-        autoencoder.sae.cfg.to_dict(), name=source.written, hook=source.hook, active=description.active
-    )  # a factor that sae-lens lists is folded by now
+    # a factor that sae-lens lists is folded by now
+    found = _told(autoencoder.sae.cfg.to_dict(), source, description.active)
     if found.centred:
         _centre_input(autoencoder.sae)
     return PublishedSae(autoencoder, found, source)
@@ -115,7 +122,17 @@ def _centre_input(sae: Any) -> None:
 def _description(source: SaeSource) -> SaeDescription:
     with _explained(source):
         config = _configuration(source)
-    return describe(config, name=source.written, hook=source.hook, active=listed_active(source))
+    return _told(config, source, listed_active(source))
+
+
+def _told(config: Mapping[str, Any], source: SaeSource, active: float | None) -> SaeDescription:
+    """What a configuration tells. Where it names quite another model than the list of releases, the list is right:
+    sae-lens writes Llama 3.1 into that of autoencoders made for a model distilled from it."""
+    found = describe(config, name=source.written, hook=source.hook, active=active)
+    listed = listed_model(source)
+    if listed and relation_of(found.model, listed) == "other":
+        return dataclasses.replace(found, model=listed)
+    return found
 
 
 def _frozen(sae: Any) -> Autoencoder:
@@ -286,10 +303,7 @@ def _explained(source: SaeSource) -> Iterator[None]:
     except (UsageError, _Unpinned):
         raise
     except hub_errors.GatedRepoError as error:
-        raise UsageError(
-            f"{source.written}: its repository asks for terms to be accepted; accept them on its page, then log in with "
-            "`hf auth login`"
-        ) from error
+        raise UsageError(f"{source.written}: {explained(error, repository_of(source))}") from error
     except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled, ConnectionError) as error:
         raise UsageError(
             f"{source.written} is not all in the cache and its hub cannot be reached ({_line(error)}); {_elsewhere(source)}"

@@ -147,6 +147,11 @@ def path_of(source: SaeSource) -> str:
     return source.name or source.location
 
 
+def listed_model(source: SaeSource) -> str:
+    """The model that sae-lens lists its release for; empty for what it does not list."""
+    return release(source.location).model if source.kind == "release" and "/" not in source.location else ""
+
+
 def listed_active(source: SaeSource) -> float | None:
     """Active latents a token by its publisher: as sae-lens lists it, or by `average_l0_82` in its path."""
     if source.kind == "release" and "/" not in source.location:

@@ -15,12 +15,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from storage.records import ModelRef, Site, UsageError
 from tasks.autoencoder.adoption import adopt_autoencoder, states_around
-from tasks.autoencoder.checks import check_explains, check_fits_model, measure_fit, norm_scale, relation_of
+from tasks.autoencoder.checks import check_explains, check_fits_model, measure_fit, norm_scale
 from tasks.autoencoder.settings import AutoencoderSettings
 from tasks.autoencoder.training import train_autoencoder
 from tasks.models.families import family_of
 from tasks.models.load import LoadedModel
 from tasks.models.published_saes.description import SaeDescription
+from tasks.models.published_saes.names import relation_of
 from tasks.models.published_saes.sources import parse_source
 from tasks.models.sae import Autoencoder, load_sae
 

@@ -349,7 +349,7 @@ def test_what_a_hub_refuses_is_one_line(hub: Any, tmp_path: Path) -> None:
     hub.publish("someone/locked", tmp_path / "files", gated=True)
     hub.publish("someone/empty", tmp_path / "files")
     messages = {
-        "someone/locked:blocks.2": "asks for terms to be accepted",
+        "someone/locked:blocks.2": f"gated and no token was given; accept its licence at {hub.address}/someone/locked and set",
         "someone/empty:blocks.2": "does not hold the files that sae-lens reads",
         "hub:someone/empty/layer_3/params.npz": "does not hold the files",
         "someone/empty:blocks.2@v9": "has no revision 'v9'",
