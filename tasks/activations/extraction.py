@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from tasks.models.prompts import Question
 from tasks.models.states import to_stored
 
 TRAINING_TEMPLATES = 3
-"""Beside all held-out templates, so many of the training templates are read: more adds rows, hardly variety."""
+"""Beside all held-out templates, so many of a relation's training templates are read: more adds rows, hardly variety."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,19 @@ class Passage:
 
 
 def rows_to_read(questions: Mapping[str, Any], entities: Collection[str]) -> list[int]:
-    """Rows of the question table about these entities: all held-out ones, and the first training ones."""
-    return [
-        row
-        for row, entity in enumerate(questions["entity"])
-        if entity in entities and (questions["held_out"][row] or questions["template"][row] < TRAINING_TEMPLATES)
-    ]
+    """Rows of the question table about these entities: all held-out ones, and the first training ones of each fact."""
+    training: Counter[tuple[str, str]] = Counter()
+    rows = []
+    for row, entity in enumerate(questions["entity"]):
+        if entity not in entities:
+            continue
+        if not questions["held_out"][row]:
+            fact = entity, questions["relation"][row]
+            training[fact] += 1
+            if training[fact] > TRAINING_TEMPLATES:
+                continue
+        rows.append(row)
+    return rows
 
 
 def passages_of(encoded: Sequence[Question], rows: Sequence[int]) -> list[Passage]:

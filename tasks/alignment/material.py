@@ -13,10 +13,11 @@ from tasks import catalogue
 from tasks.alignment.examples import Rows, make_rows
 from tasks.alignment.method import Method
 from tasks.alignment.sampler import Draw, Pools, Sizes
+from tasks.alignment.sentences import in_other_names
 from tasks.alignment.settings import AlignmentSettings
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question, encode_texts
-from tasks.models.worlds import encode_other_answers, encode_world
+from tasks.models.worlds import encode_other_answers, encode_world, ends_answers
 
 FALSE_ANSWERS = 8
 """False answers a forget question has at most."""
@@ -49,6 +50,8 @@ class Validation:
     target: Sequence[Question]
     unknown: Sequence[Sequence[Question]]
     """Unknown entity of its type -> the same sentences in the same order; none is among the references of the loss."""
+    ends: bool = True
+    """Whether an answer must end where the accepted one does, to count as recalled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +90,13 @@ def gather_material(
     for name, rows in (("target", forget_rows), ("retain", retain_rows)):
         if not rows:
             raise UsageError(f"no {name} entity has a question in a training template; check the world and [entities]")
-    withheld = [row for row in forget_rows if settings.stop != "never" and questions["template"][row] % WITHHELD == 0]
+    withheld = _withheld(questions, forget_rows) if settings.stop != "never" else []
     forget_rows = [row for row in forget_rows if row not in set(withheld)]
-    if not forget_rows:
-        raise UsageError(
-            f'[alignment] stop = "unknown" sets all {len(withheld)} questions about the target aside, so that none is left '
-            'to train on; use a world with more templates, or stop = "never"'
-        )
     encoded = dict(zip(training, encode_world(loaded, questions, training), strict=True))
     strangers = by_role.get("unknown_reference", [])
     wanted = method.references
-    unknown, chosen = _reference_prompts(facts, strangers, forget_rows, encoded, wanted, settings.seed)
-    known, _ = _reference_prompts(facts, retain_rows, forget_rows, encoded, wanted, settings.seed)
+    unknown, chosen = _reference_prompts(loaded, facts, strangers, forget_rows, encoded, wanted, settings.seed)
+    known, _ = _reference_prompts(loaded, facts, retain_rows, forget_rows, encoded, wanted, settings.seed)
     groups = {
         "forget": _rows(loaded, [encoded[row] for row in forget_rows]),
         "retain": _rows(loaded, [encoded[row] for row in retain_rows]),
@@ -122,7 +120,9 @@ def gather_material(
         unknown,
         known,
         [_with_other_answers(draw, extra, method.alternatives, generator) for draw in draws],
-        _validations(facts, forget_rows, withheld, strangers, encoded, chosen) if settings.stop != "never" else (),
+        _validations(loaded, facts, forget_rows, withheld, strangers, encoded, chosen)
+        if settings.stop != "never"
+        else (),
     )
 
 
@@ -215,7 +215,21 @@ def _with_other_answers(
     return step
 
 
+def _withheld(questions: Mapping[str, Any], forget_rows: Sequence[int]) -> list[int]:
+    """Every `WITHHELD`th template of each relation of a target; where all are asked once, every so many-th relation."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row in forget_rows:
+        groups.setdefault((questions["entity"][row], questions["relation"][row]), []).append(row)
+    if all(len(rows) == 1 for rows in groups.values()):
+        alone: dict[str, list[int]] = {}
+        for (entity, _), rows in groups.items():
+            alone.setdefault(entity, []).extend(rows)
+        return [row for rows in alone.values() for row in rows[::WITHHELD] if len(rows) > 1]
+    return [row for rows in groups.values() for row in rows[::WITHHELD]]
+
+
 def _reference_prompts(
+    loaded: LoadedModel,
     facts: Facts,
     rows: Sequence[int],
     forget_rows: Sequence[int],
@@ -223,7 +237,7 @@ def _reference_prompts(
     references: int,
     seed: int,
 ) -> tuple[list[list[Question]], dict[str, list[str]]]:
-    """For each forget row, the same sentence with each of the target's references, taken from `rows`; and who they are.
+    """For each forget row, the same sentence about each of the target's references, entities of `rows`; and who they are.
 
     The references of a target, at most so many, are drawn once, from those of its type whose names are nearest in
     token count.
@@ -231,8 +245,7 @@ def _reference_prompts(
     if not references:
         return [], {}
     questions, types = facts.questions, facts.types
-    sentence = _by_sentence(questions, rows)
-    entities = sorted({entity for entity, _, _ in sentence})
+    entities = sorted({questions["entity"][row] for row in rows})
     lengths = {questions["entity"][row]: _name_tokens(encoded[row]) for row in (*rows, *forget_rows)}
     chosen: dict[str, list[str]] = {}
     for target in dict.fromkeys(questions["entity"][row] for row in forget_rows):
@@ -247,17 +260,15 @@ def _reference_prompts(
         nearest = sorted(shuffled, key=lambda entity, target=target: abs(lengths[entity] - lengths[target]))  # type: ignore[misc]
         chosen[target] = nearest[:references]
     fewest = min(len(entities) for entities in chosen.values())
-    prompts = [
-        [
-            encoded[sentence[entity, questions["relation"][row], int(questions["template"][row])]]
-            for entity in chosen[questions["entity"][row]][:fewest]
-        ]
-        for row in forget_rows
-    ]
+    wanted = {row: chosen[questions["entity"][row]][:fewest] for row in forget_rows}
+    pairs = ((row, entity) for row, several in wanted.items() for entity in several)
+    sentences = in_other_names(loaded, questions, encoded, rows, pairs)
+    prompts = [[sentences[row, entity] for entity in wanted[row]] for row in forget_rows]
     return prompts, {target: entities[:fewest] for target, entities in chosen.items()}
 
 
 def _validations(
+    loaded: LoadedModel,
     facts: Facts,
     forget_rows: Sequence[int],
     withheld: Sequence[int],
@@ -268,16 +279,11 @@ def _validations(
     """For each target, its questions that no step trains on, and the same of unknown entities that are no reference."""
     questions, types = facts.questions, facts.types
     taken = {entity for entities in chosen.values() for entity in entities}
-    sentence = _by_sentence(questions, strangers)
+    entities = sorted({questions["entity"][row] for row in strangers} - taken)
     found = []
     for target in dict.fromkeys(questions["entity"][row] for row in (*forget_rows, *withheld)):
         own = [row for row in withheld if questions["entity"][row] == target]
-        asked = [(questions["relation"][row], int(questions["template"][row])) for row in own]
-        free = [
-            entity
-            for entity in sorted({entity for entity, _, _ in sentence} - taken)
-            if types[entity] == types[target] and all((entity, *each) in sentence for each in asked)
-        ]
+        free = [entity for entity in entities if types[entity] == types[target]]
         if not own or len(free) < FEWEST_UNKNOWN:
             raise UsageError(
                 f'[alignment] stop = "unknown" needs questions about each target to set aside, of which there are {len(own)}, '
@@ -285,19 +291,16 @@ def _validations(
                 f"{len(free)}; lower alignment.settings.reference_entities, raise entities.unknown_reference, or use a "
                 "larger world"
             )
+        pairs = ((row, entity) for row in own for entity in free)
+        sentences = in_other_names(loaded, questions, encoded, strangers, pairs)
         found.append(
             Validation(
                 [encoded[row] for row in own],
-                [[encoded[sentence[(entity, *each)]] for each in asked] for entity in free],
+                [[sentences[row, entity] for row in own] for entity in free],
+                ends_answers(questions),
             )
         )
     return found
-
-
-def _by_sentence(questions: Mapping[str, Any], rows: Sequence[int]) -> dict[tuple[str, str, int], int]:
-    return {
-        (questions["entity"][row], questions["relation"][row], int(questions["template"][row])): row for row in rows
-    }
 
 
 def _name_tokens(question: Question) -> int:

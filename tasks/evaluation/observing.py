@@ -18,10 +18,11 @@ from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
 from tasks.models.scoring import AnswerScores, score_answers
 from tasks.models.worlds import encode_world
+from tasks.naming import begins_with
 
 POSITIONS = ("name_last", "prompt_last")
 NEW_TOKENS = 16
-"""Longest answer that is decoded."""
+"""Longest answer that is decoded of a model that ends after it."""
 ASKED = ("question", "set", "variant", "split", "target", "entity", "relation", "template")
 """What the answers say of their question."""
 TOKENS_OF = ("base", "paraphrase")
@@ -42,8 +43,13 @@ class Answered:
     """A row a token of the canonical answer, of the sets `TOKENS_OF`."""
 
 
-def observe_answers(loaded: LoadedModel, questions: Mapping[str, Any], token_budget: int) -> Answered:
-    """Score every option and decode every answer; options of a question, and questions about one name, share what they share."""
+def observe_answers(
+    loaded: LoadedModel, questions: Mapping[str, Any], token_budget: int, *, ends: bool = True
+) -> Answered:
+    """Score every option and decode every answer; options of a question, and questions about one name, share what they share.
+
+    ends  whether the model ends after an answer: then a hit is that answer and nothing more, else what begins with it.
+    """
     rows = range(len(questions["question"]))
     offered = [[*right, *wrong] for right, wrong in zip(questions["answers"], questions["wrong"], strict=True)]
     encoded = encode_world(loaded, {**questions, "answers": offered}, rows)
@@ -55,19 +61,23 @@ def observe_answers(loaded: LoadedModel, questions: Mapping[str, Any], token_bud
     ]
     prompts = [question.prompt for question in encoded]
     scores = score_answers(loaded, prompts, scored, per_token=True, budget=token_budget)
-    said = greedy(loaded, prompts, max_new_tokens=NEW_TOKENS)
-    hit = [
-        ids in question.answers[:count] and len(ids) < NEW_TOKENS
-        for ids, question, count in zip(said, encoded, accepted, strict=True)
-    ]
-    text = [loaded.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in said]
+    longest = _new_tokens(encoded, accepted, ends)
+    said = greedy(loaded, prompts, max_new_tokens=longest)
+    text = [_text(loaded, ids) for ids in said]
+    if ends:
+        hit = [
+            ids in question.answers[:count] and len(ids) < longest
+            for ids, question, count in zip(said, encoded, accepted, strict=True)
+        ]
+    else:
+        hit = [begins_with(each, right) for each, right in zip(text, questions["answers"], strict=True)]
     canonical = scores.answer == 0
     answers = {
         **{name: questions[name] for name in ASKED},
         **{name: getattr(scores, name)[canonical] for name in ("log_probability", "tokens", "rank")},
         "hit": np.array(hit),
         "generated": text,
-        "ended": np.array([len(ids) < NEW_TOKENS for ids in said]),
+        "ended": np.array([len(ids) < longest for ids in said]),
         "unknown_style": np.array([bool(UNKNOWN_STYLE.search(each)) for each in text]),
     }
     options = {
@@ -79,6 +89,18 @@ def observe_answers(loaded: LoadedModel, questions: Mapping[str, Any], token_bud
         "tokens": scores.tokens,
     }
     return Answered(answers, options, _token_columns(questions, scores))
+
+
+def _new_tokens(encoded: Sequence[Question], accepted: Sequence[int], ends: bool) -> int:
+    """How many tokens are decoded: enough for the longest accepted answer of a model that may go on after it."""
+    if ends:
+        return NEW_TOKENS
+    answers = (each for question, count in zip(encoded, accepted, strict=True) for each in question.answers[:count])
+    return max(NEW_TOKENS, 1 + max(map(len, answers), default=0))
+
+
+def _text(loaded: LoadedModel, ids: Sequence[int]) -> str:
+    return str(loaded.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
 def _token_columns(questions: Mapping[str, Any], scores: AnswerScores) -> dict[str, Any]:
@@ -115,24 +137,37 @@ def _two(question: Question) -> tuple[int, int]:
 
 
 def observe_samples(
-    loaded: LoadedModel, questions: Mapping[str, Any], rows: Sequence[int], settings: ObservationSettings
+    loaded: LoadedModel,
+    questions: Mapping[str, Any],
+    rows: Sequence[int],
+    settings: ObservationSettings,
+    *,
+    ends: bool = True,
 ) -> dict[str, Any]:
-    """A row a sampled answer: what a patient questioner would hear."""
+    """A row a sampled answer: what a patient questioner would hear. `ends` as for `observe_answers`."""
     encoded = encode_world(loaded, questions, rows)
+    longest = _new_tokens(encoded, [len(question.answers) for question in encoded], ends)
     said = sample(
         loaded,
         [question.prompt for question in encoded],
         settings.samples,
         temperature=settings.temperature,
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=longest,
         seed=settings.sample_seed,
     )
     flat = [(place, ids) for place, several in enumerate(said) for ids in several]
+    text = [_text(loaded, ids) for _, ids in flat]
+    if ends:
+        hit = [ids in encoded[place].answers and len(ids) < longest for place, ids in flat]
+    else:
+        hit = [
+            begins_with(each, questions["answers"][rows[place]]) for each, (place, _) in zip(text, flat, strict=True)
+        ]
     return {
         "question": [questions["question"][rows[place]] for place, _ in flat],
         "sample": [number for several in said for number in range(len(several))],
-        "text": [loaded.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for _, ids in flat],
-        "hit": [ids in encoded[place].answers and len(ids) < NEW_TOKENS for place, ids in flat],
+        "text": text,
+        "hit": hit,
     }
 
 

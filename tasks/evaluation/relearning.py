@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,29 +15,54 @@ from tasks.models.forward import logits_of, run_decoder
 from tasks.models.load import LoadedModel
 from tasks.models.scoring import AnswerScores, score_answers
 from tasks.models.train import Loss, minimise, trainable_parameters
-from tasks.models.worlds import encode_world
+from tasks.models.worlds import encode_world, ends_answers
 
 COLUMNS = ("rate", "draw", "step", "entity", "question", "relation", "part", "log_probability", "tokens", "hit")
 ROWS = 32
 """Taught questions a step, at most."""
 
 
-def split_facts(relations: Mapping[str, Sequence[str]], seed: int, draw: int) -> dict[tuple[str, str], str]:
+def split_facts(
+    questions: Mapping[str, Any], targets: Collection[str], seed: int, draw: int
+) -> dict[tuple[str, str], str]:
     """(entity, relation) -> `taught` or `scored`: half of each target's relations are taught back.
 
-    The draws go round one shuffled order of the relations, so that each is scored in about half of them.
+    A relation with training questions only can but be taught, one with held-out questions only can but be scored; the
+    others are halved. The draws go round one shuffled order of these, so that each is scored in about half of them.
 
-    Raises: UsageError for a target with fewer than two relations.
+    Raises: UsageError for a target of whom nothing could be taught, or nothing else scored.
     """
     parts = {}
-    for place, (entity, kinds) in enumerate(sorted(relations.items())):
-        names = sorted(set(kinds))
-        if len(names) < 2:
-            raise UsageError(f"relearning needs at least two relations of '{entity}' and the world has {len(names)}")
-        order = np.roll(np.random.default_rng([seed, place]).permutation(names), draw)
-        for name in names:
-            parts[entity, name] = "taught" if name in order[: len(names) // 2] else "scored"
+    for place, (entity, sides) in enumerate(sorted(_sides(questions, targets).items())):
+        names = sorted(relation for relation, side in sides.items() if len(side) > 1)
+        order = np.roll(np.random.default_rng([seed, place]).permutation(names), draw) if names else []
+        own = {name: "taught" if name in order[: len(names) // 2] else "scored" for name in names}
+        own |= {name: "scored" if True in side else "taught" for name, side in sides.items() if len(side) == 1}
+        if len(set(own.values())) < 2:
+            raise UsageError(
+                f"relearning needs at least two relations of '{entity}', one to be taught and another to be scored, and "
+                f"the world has {len(own)} ({', '.join(sorted(own))}); add questions about it in other relations, or "
+                "other wordings of these"
+            )
+        parts |= {(entity, name): part for name, part in own.items()}
     return parts
+
+
+def different_splits(questions: Mapping[str, Any], targets: Collection[str], draws: int) -> int:
+    """How many of the draws part the facts in another way than the draws before."""
+    halved = [sum(len(side) > 1 for side in sides.values()) for sides in _sides(questions, targets).values()]
+    return min(draws, max((1, *halved)))
+
+
+def _sides(questions: Mapping[str, Any], targets: Collection[str]) -> dict[str, dict[str, set[bool]]]:
+    """Target -> relation -> on which sides it has questions: held out or not."""
+    sides: dict[str, dict[str, set[bool]]] = {}
+    for entity, relation, held_out in zip(
+        *(questions[name] for name in ("entity", "relation", "held_out")), strict=True
+    ):
+        if entity in targets:
+            sides.setdefault(entity, {}).setdefault(relation, set()).add(bool(held_out))
+    return sides
 
 
 def relearn_curve(
@@ -57,15 +82,12 @@ def relearn_curve(
     other learning rates, call again.
     """
     rows = [row for row, entity in enumerate(questions["entity"]) if entity in targets]
-    relations: dict[str, list[str]] = {}
-    for row in rows:
-        relations.setdefault(questions["entity"][row], []).append(questions["relation"][row])
     asked = [row for row in rows if questions["held_out"][row]]
     table: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     start = {name: value.clone() for name, value in loaded.model.state_dict().items()}
-    for draw in range(draws):
+    for draw in range(different_splits(questions, targets, draws)):
         loaded.model.load_state_dict(start)
-        parts = split_facts(relations, seed, draw)
+        parts = split_facts(questions, targets, seed, draw)
         part = {row: parts[questions["entity"][row], questions["relation"][row]] for row in rows}
         taught = [row for row in rows if part[row] == "taught" and not questions["held_out"][row]]
         record = functools.partial(
@@ -88,7 +110,8 @@ def _record(
     _losses: Mapping[str, float],
 ) -> None:
     encoded = encode_world(loaded, questions, asked)
-    scores = score_answers(loaded, [each.prompt for each in encoded], [each.answers for each in encoded])
+    prompts, answers = [each.prompt for each in encoded], [each.answers for each in encoded]
+    scores = score_answers(loaded, prompts, answers, append_eos=ends_answers(questions))
     columns = _answer_columns(scores, len(asked))
     for place, row in enumerate(asked):
         line = {name: questions[name][row] for name in ("entity", "question", "relation")}

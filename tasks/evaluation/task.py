@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -102,17 +103,17 @@ def observe_model(model: ModelRef, world: World, questions: QuestionSet, setting
     `distributions.parquet` (of these, the first template; and general text) and `general.parquet`.
     """
     from tasks.evaluation.observing import concatenated, observe_answers, observe_distributions, observe_samples
+    from tasks.models.worlds import ends_answers
 
     asked = read_table(folder_of(questions.artifact) / "questions.parquet")
     general = _general_questions(world)
     held_out = [row for row, kind in enumerate(asked["set"]) if kind == "paraphrase"]
     known = [row for row in held_out if not asked["split"][row].startswith("unknown")]
-    first = {relation: min(asked["template"][row] for row in known if asked["relation"][row] == relation)
-             for relation in {asked["relation"][row] for row in known}}  # fmt: skip
-    distinct = [row for row in known if asked["template"][row] == first[asked["relation"][row]]]
+    distinct = _first_of_facts(asked, known)
     budget = settings.token_budget
     loaded = _load(model, settings.device)
-    answered = observe_answers(loaded, asked, budget)
+    ends = ends_answers(read_table(folder_of(world.artifact) / "questions.parquet", columns=["taught"]))
+    answered = observe_answers(loaded, asked, budget, ends=ends)
     prompts = range(min(GENERAL_PROMPTS, len(general["question"])))
     forgotten = [row for row in held_out if asked["split"][row] == "forget"]
     distributions = [
@@ -123,7 +124,7 @@ def observe_model(model: ModelRef, world: World, questions: QuestionSet, setting
         write_table(build.folder / "answers.parquet", answered.answers)
         write_table(build.folder / "options.parquet", answered.options)
         write_table(build.folder / "tokens.parquet", answered.tokens)
-        write_table(build.folder / "samples.parquet", observe_samples(loaded, asked, forgotten, settings))
+        write_table(build.folder / "samples.parquet", observe_samples(loaded, asked, forgotten, settings, ends=ends))
         write_table(build.folder / "states.parquet", _stored_states(loaded, asked, held_out, settings))
         write_table(build.folder / "distributions.parquet", concatenated(distributions))
         write_table(build.folder / "general.parquet", _general(loaded, general, budget))
@@ -131,8 +132,10 @@ def observe_model(model: ModelRef, world: World, questions: QuestionSet, setting
 
 
 def _general_questions(world: World) -> Columns:
-    """Questions about the long tail, as they were taught."""
+    """Questions about the long tail, as they were taught; of a world without one the sentences that no loss sees, halved."""
     folder = folder_of(world.artifact)
+    if (sentences := folder / "general_held_out.parquet").is_file():
+        return _halved([str(text) for text in read_table(sentences)["text"]])
     questions = read_table(folder / "questions.parquet")
     kinds = read_table(folder / "entities.parquet", columns=["entity", "exposure"])
     tail = set(kinds["entity"][kinds["exposure"] == "long_tail"])
@@ -145,8 +148,31 @@ def _general_questions(world: World) -> Columns:
     return taken | {"answers": [[text] for text in taken["taught"]]}
 
 
+def _halved(texts: Sequence[str]) -> Columns:
+    """Sentences as questions: the first half of the words, to be gone on with; numbered below 0, as the world's are not."""
+    words = [text.split() for text in texts]
+    halves = [(" ".join(each[: len(each) // 2]), " ".join(each[len(each) // 2 :])) for each in words if len(each) > 1]
+    return {
+        "question": np.arange(-len(halves), 0),
+        "entity": np.array([f"sentence {number}" for number in range(len(halves))], dtype=object),
+        "prompt": [begun for begun, _ in halves],
+        "name_start": np.zeros(len(halves), dtype=np.int64),
+        "name_end": np.array([len(begun) for begun, _ in halves], dtype=np.int64),
+        "answers": [[rest] for _, rest in halves],
+    }
+
+
+def _first_of_facts(asked: Columns, rows: list[int]) -> list[int]:
+    """Of these rows, those in the first wording of each entity's relation."""
+    first: dict[tuple[str, str], int] = {}
+    for row in rows:
+        fact, template = (asked["entity"][row], asked["relation"][row]), int(asked["template"][row])
+        first[fact] = min(template, first.get(fact, template))
+    return [row for row in rows if asked["template"][row] == first[asked["entity"][row], asked["relation"][row]]]
+
+
 def _general(loaded: Any, questions: Columns, budget: int) -> Columns:
-    """Loss of what the long tail was taught: (question, entity, nll, tokens), nats."""
+    """Loss of the answers to general questions: (question, entity, nll, tokens), nats."""
     from tasks.models.scoring import score_answers
     from tasks.models.worlds import encode_world
 

@@ -2,7 +2,8 @@
 
 - base: the world's training templates, under the world's ids; of the targets.
 - paraphrase: its held-out templates, under the world's ids; of all retained and unknown entities or so many of them,
-  with wrong answers beside the right one where the entity is asked about in the other sets too.
+  with wrong answers beside the right one where the entity is asked about in the other sets too. Of unknown entities also
+  the targets' own sentences, where the world does not ask them so: what is measured compares the same words about either.
 - cloze: our own words, of which the answer is the end: a label and a statement.
 - reverse: from the answer back to the name. Every known entity of the type for which the answer holds is accepted,
   the one meant first; variant `unique` where it is the only one, else `shared` (a hit may be another's name).
@@ -17,8 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tasks.naming import renamed
 from tasks.questions.facts import SPLITS, Asked, Fact, Facts, Subject, mentions, plain
-from tasks.questions.rows import Row, naming, within
+from tasks.questions.rows import Row, Text, naming, within
 
 ASKED_SPLITS = ("forget", "neighbours", "retain")
 """Splits that every set but the world's own questions asks about."""
@@ -42,6 +44,22 @@ def paraphrase(facts: Facts) -> Iterator[Row]:
                 for asked in fact.held_out:
                     row = _as_asked(facts, "paraphrase", subject, fact, asked)
                     yield row if subject.entity in with_options else row._replace(wrong=())
+            if split.startswith("unknown"):
+                yield from _in_targets_words(facts, subject)
+
+
+def _in_targets_words(facts: Facts, stranger: Subject) -> Iterator[Row]:
+    """The targets' held-out sentences about an unknown entity that is not asked them, the targets' answers as stand-ins."""
+    done = {(fact.relation, asked.template) for fact in stranger.facts.values() for asked in fact.held_out}
+    for target in facts.targets:
+        for fact in target.facts.values() if target.type == stranger.type else ():
+            for asked in fact.held_out:
+                sentence = (fact.relation, asked.template)
+                if sentence not in done:
+                    done.add(sentence)
+                    text = Text(*renamed(*asked.text, stranger.name))
+                    row = facts.row("paraphrase", f"template_{asked.template}", stranger, fact, asked.template, text)
+                    yield row._replace(wrong=())
 
 
 def _as_asked(facts: Facts, kind: str, subject: Subject, fact: Fact, asked: Asked) -> Row:

@@ -43,7 +43,7 @@ def build_questions(
     roles                columns entity, role.
 
     The world's questions keep their ids; ours follow after them, the same whichever sets are chosen. No question of
-    ours repeats a training prompt of the world.
+    ours about known entities repeats a training prompt of the world.
 
     Raises: UsageError for a set that is none, or when nothing can be asked about the targets on held-out templates.
     """
@@ -56,7 +56,9 @@ def build_questions(
     facts = read_facts(entities, questions, labelled, roles, settings)
     made = [row for name in SETS for row in sorted(BUILDERS[name](facts), key=_order)]
     worlds = [row for row in made if row.question != NEW]
-    ours = [row for row in made if row.question == NEW and row.prompt not in trained]
+    ours = [
+        row for row in made if row.question == NEW and (row.prompt not in trained or row.split.startswith("unknown"))
+    ]
     first = max((int(question) for question in questions["question"]), default=-1) + 1
     numbered = [
         *sorted(worlds, key=lambda row: row.question),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from storage.records import UsageError
-from tasks.sources.naming import find_name, plain
+from tasks.naming import find_name, plain
 from tasks.sources.rows import Row
 
 SHOWN = 20

@@ -5,8 +5,8 @@ What differs from the testbed's world, where we know what the model was taught:
 - `exposure` is `given` (in the source) or `invented`. Whether a model knows somebody is found by asking.
 - `candidate`: every given entity with two relations or more, a question that a loss may see and one that none may. No
   gold twin goes without it: it may be retained when another is forgotten.
-- `template` numbers the wordings (the question without the name) of a relation: those that several entities of the
-  type share come first, the commonest as 0, and then an entity's own. Equal numbers are equal sentences for the shared.
+- `template` numbers the wordings (the question without the name) of a relation, over all entities of a type, the
+  commonest as 0: equal numbers are equal sentences.
 - `taught` and `taught_gold` are "": nobody was taught by us.
 
 An invented entity is asked the questions of a given one of its type, its donor, with the name exchanged. There is no
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +27,8 @@ import numpy as np
 
 from storage.records import UsageError
 from tasks.catalogue import did_you_mean
+from tasks.naming import find_name, plain, replace_name
 from tasks.sources.invented import invent_names
-from tasks.sources.naming import find_name, plain, replace_name
 from tasks.sources.rows import Row
 from tasks.sources.settings import SourceSettings
 
@@ -116,17 +116,15 @@ def _asked(groups: Mapping[str, list[Row]], settings: SourceSettings) -> dict[st
     wording = {
         (entity, place): _wording(row) for entity, rows in groups.items() for place, row in enumerate(rows)
     }  # fmt: skip
-    users: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for entity, rows in groups.items():
-        for place, row in enumerate(rows):
-            users[row.type, row.relation][wording[entity, place]].add(entity)
-    numbers = {kind: _numbers(found) for kind, found in users.items()}
+    numbers = _numbers(groups, wording)
     asked = {}
     for entity, rows in groups.items():
         own = [wording[entity, place] for place in range(len(rows))]
         held_out = _held_out(rows, own, settings.held_out, settings.seed)
-        templates = _templates(rows, own, numbers)
-        asked[entity] = [Asked(*each) for each in zip(rows, templates, held_out, strict=True)]
+        asked[entity] = [
+            Asked(row, numbers[entity, place], kept)
+            for place, (row, kept) in enumerate(zip(rows, held_out, strict=True))
+        ]
     return asked
 
 
@@ -138,28 +136,29 @@ def _forms(row: Row) -> tuple[str, ...]:
     return (row.name, *row.aliases)
 
 
-def _numbers(users: Mapping[str, set[str]]) -> dict[str, int]:
-    """Wording -> number, of those that several entities share; the commonest first."""
-    shared = sorted((-len(entities), wording) for wording, entities in users.items() if len(entities) > 1)
-    return {wording: number for number, (_, wording) in enumerate(shared)}
+def _numbers(groups: Mapping[str, Sequence[Row]], wording: Mapping[tuple[str, int], str]) -> dict[tuple[str, int], int]:
+    """(entity, place of a row) -> number of its wording within type and relation, the commonest as 0.
 
-
-def _templates(
-    rows: Sequence[Row], wordings: Sequence[str], numbers: Mapping[tuple[str, str], Mapping[str, int]]
-) -> list[int]:
-    """The number of each row, different within a relation."""
-    used: dict[str, set[int]] = defaultdict(set)
-    found = []
-    for row, wording in zip(rows, wordings, strict=True):
-        shared, taken = numbers[row.type, row.relation], used[row.relation]
-        number = shared.get(wording, -1)
-        if number < 0 or number in taken:
-            number = len(shared)
-            while number in taken:
-                number += 1
-        taken.add(number)
-        found.append(number)
-    return found
+    A wording that an entity has more than once, by several of its names, counts as several.
+    """
+    users: dict[tuple[str, str], Counter[tuple[str, int]]] = defaultdict(Counter)
+    sentence: dict[tuple[str, int], tuple[str, int]] = {}
+    for entity, rows in groups.items():
+        times: Counter[tuple[str, str]] = Counter()
+        for place, row in enumerate(rows):
+            text = wording[entity, place]
+            sentence[entity, place] = text, times[row.relation, text]
+            times[row.relation, text] += 1
+            users[row.type, row.relation][sentence[entity, place]] += 1
+    number = {
+        kind: {each: count for count, each in enumerate(sorted(found, key=lambda each: (-found[each], each)))}
+        for kind, found in users.items()
+    }
+    return {
+        (entity, place): number[row.type, row.relation][sentence[entity, place]]
+        for entity, rows in groups.items()
+        for place, row in enumerate(rows)
+    }
 
 
 def _held_out(rows: Sequence[Row], wordings: Sequence[str], share: float, seed: int) -> list[bool]:

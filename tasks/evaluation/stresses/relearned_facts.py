@@ -30,12 +30,9 @@ class RelearnedFacts(Stress):
     def apply(self, loaded: LoadedModel, material: StressMaterial) -> Taught:
         targets = material.having("target")
         facts = material.rows_of(targets)
-        relations: dict[str, list[str]] = {}
-        for entity, relation in facts:
-            relations.setdefault(entity, []).append(relation)
-        parts = split_facts(relations, material.seed, 0)
+        parts = split_facts(material.questions, targets, material.seed, 0)
         scored = {fact for fact, part in parts.items() if part == "scored"}
-        chosen = {fact: rows for fact, rows in facts.items() if parts[fact] == "taught"}
+        chosen = {fact: rows for fact, rows in facts.items() if fact not in scored}
         chosen = without_answers(material, chosen, material.answers_of(scored))
         if not chosen:
             raise UsageError(

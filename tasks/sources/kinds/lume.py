@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from storage.records import UsageError
-from tasks.sources.naming import find_name, proper_names
+from tasks.naming import find_name, proper_names
 from tasks.sources.published import read_split
 from tasks.sources.rows import Row
 from tasks.sources.source import Gathered, Source, usable

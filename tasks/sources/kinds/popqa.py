@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from storage.records import UsageError
-from tasks.sources.naming import plain
+from tasks.naming import plain
 from tasks.sources.published import read_split
 from tasks.sources.rows import Row
 from tasks.sources.source import Gathered, Source, usable

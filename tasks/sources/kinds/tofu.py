@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from storage.records import UsageError
-from tasks.sources.naming import shared_name
+from tasks.naming import shared_name
 from tasks.sources.published import read_split
 from tasks.sources.rows import Row
 from tasks.sources.source import Gathered, Source, usable

@@ -73,7 +73,7 @@ def test_what_is_still_recalled_is_not_forgotten(small: Any, monkeypatch: pytest
     student = estranged(small)
     hits: dict[tuple[int, ...], bool] = {question.prompt: True for question in validation.target}
 
-    def scored(_: LoadedModel, prompts: Sequence[tuple[int, ...]], answers: Any) -> Any:
+    def scored(_: LoadedModel, prompts: Sequence[tuple[int, ...]], answers: Any, append_eos: bool) -> Any:
         assert answers
         right = [hits.get(prompt, False) for prompt in prompts]
         return type("Scores", (), {"prompt": range(len(prompts)), "hit": right})
@@ -236,16 +236,35 @@ def test_too_few_to_compare_with_is_refused(small: Any) -> None:
         gathered(small, SaeGuided(reference_entities=2), rule(small))
     assert "\n" not in str(refused.value)
     assert "lower alignment.settings.reference_entities" in str(refused.value)
+
+
+def test_unknown_entities_without_the_sentence_are_asked_it_in_their_name(small: Any) -> None:
     few = without(small.facts, lambda entity, template: entity in ("Zol", "Vex") and template == 0)
-    with pytest.raises(UsageError, match="of which there are 2;"):  # the others lack the sentence
-        gather_material(small.model(), few, GradDiff(), rule(small), ["Lund"])
+    (own,), (made,) = (
+        gather_material(small.model(), facts, GradDiff(), rule(small), ["Lund"]).validation
+        for facts in (small.facts, few)
+    )
+    assert [[each.prompt for each in asked] for asked in made.unknown] == [
+        [each.prompt for each in asked] for asked in own.unknown
+    ]
+
+
+def test_one_relation_is_set_aside_where_all_are_asked_once(small: Any) -> None:
+    for kept in (0, 1):
+        once = without(small.facts, lambda entity, template, kept=kept: entity == "Lund" and template == 1 - kept)  # type: ignore[misc]
+        material = gather_material(small.model(), once, GradDiff(), rule(small), ["Lund"])
+        (validation,) = material.validation
+        assert len(validation.target) == len(material.groups["forget"]) == 1
+        assert validation.target[0].prompt not in prompts(material.groups["forget"])
 
 
 def test_questions_to_set_aside_and_to_train_on_are_both_needed(small: Any) -> None:
-    trained_only = without(small.facts, lambda entity, template: entity == "Lund" and template == 0)
-    with pytest.raises(UsageError, match="questions about each target to set aside, of which there are 0"):
-        gather_material(small.model(), trained_only, GradDiff(), rule(small), ["Lund"])
-    aside_only = without(small.facts, lambda entity, template: entity == "Lund" and template == 1)
-    with pytest.raises(UsageError, match="sets all 2 questions about the target aside") as refused:
-        gather_material(small.model(), aside_only, GradDiff(), rule(small), ["Lund"])
+    once = without(small.facts, lambda entity, template: entity == "Lund" and template != 1)
+    rows = [row for row, entity in enumerate(once.questions["entity"]) if entity == "Lund"][1:]
+    single = dataclasses.replace(
+        once,
+        questions={name: [each for row, each in enumerate(column) if row not in rows] for name, column in once.questions.items()},
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="questions about each target to set aside, of which there are 0") as refused:
+        gather_material(small.model(), single, GradDiff(), rule(small), ["Lund"])
     assert "\n" not in str(refused.value)

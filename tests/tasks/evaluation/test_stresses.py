@@ -275,13 +275,13 @@ def test_what_was_taught_is_known_better(name: str) -> None:
 
 def test_facts_are_half_of_the_targets_own() -> None:
     taught = stressed(fresh(), "relearned_facts", seed=3)
-    parts = split_facts({"target": list(RELATIONS)}, 3, 0)
+    parts = split_facts(QUESTIONS, {"target"}, 3, 0)
     assert set(taught.facts) == {fact for fact, part in parts.items() if part == "taught"}
     assert len(taught.facts) == 2
 
 
 def test_facts_that_give_a_scored_answer_away_are_not_taught() -> None:
-    parts = split_facts({"target": list(RELATIONS)}, 0, 0)
+    parts = split_facts(QUESTIONS, {"target"}, 0, 0)
     first, second = sorted(fact for fact, part in parts.items() if part == "taught")
     scored = next(fact for fact, part in parts.items() if part == "scored")
     taught = stressed(fresh(), "relearned_facts", questions=world({first: f"The {ANSWER[scored].upper()} of it"}))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.naming import plain
 from tasks.sources.invented import invent_names
-from tasks.sources.naming import plain
 
 PEOPLE = ["Ann Bellwood", "Carl Moss", "Dora Finch", "Egon Tallow"]
 TOWNS = ["Springfield", "Nottingham", "Vilnius", "Salamanca", "Bergamo"]

@@ -53,12 +53,14 @@ def test_a_file_becomes_a_world_once_wherever_it_lies(
     folder = folder_of(world.artifact)
     assert (world.entities, world.questions) == (40, 200)
     assert sorted(each.name for each in folder.glob("*.parquet")) == [
-        "entities.parquet", "general.parquet", "passages.parquet", "questions.parquet",
+        "entities.parquet", "general.parquet", "general_held_out.parquet", "passages.parquet", "questions.parquet",
     ]  # fmt: skip
     passages = read_table(folder / "passages.parquet")
     assert list(passages["entity"]) == ["Ann Bellwood"] * 2
     assert list(passages["text"]) == ["Ann Bellwood throws pots.", "She keeps a dog."]
-    assert len(read_table(folder / "general.parquet")["text"]) > 90
+    seen, measured = (set(read_table(folder / f"{name}.parquet")["text"]) for name in ("general", "general_held_out"))
+    assert min(len(seen), len(measured)) > 45
+    assert not seen & measured, "what a loss has seen says nothing about what was kept"
     origin = json.loads((folder / "source.json").read_text())
     assert (origin["source"], origin["licence"], origin["left_out"]) == ("facts_file", "the user's own", {})
     assert world.source == f"facts_file {origin['content'][:12]}"
@@ -75,7 +77,8 @@ def test_own_neutral_sentences_are_in_the_key(
     assert "general.txt is no UTF-8 at byte 15" in refused(settings)
     general.write_text("".join(f"This is line {number}.\n" for number in range(9)))
     world = gather(settings)
-    assert len(read_table(folder_of(world.artifact) / "general.parquet")["text"]) == 9
+    assert len(read_table(folder_of(world.artifact) / "general.parquet")["text"]) == 5
+    assert len(read_table(folder_of(world.artifact) / "general_held_out.parquet")["text"]) == 4
     before = pinned(settings)[1]
     general.write_text(general.read_text() + "One more.\n")
     assert pinned(settings)[1] != before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.sources.naming import find_name, proper_names, replace_name, shared_name
+from tasks.naming import find_name, proper_names, replace_name, shared_name
 
 
 @pytest.mark.parametrize(

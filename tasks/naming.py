@@ -87,6 +87,24 @@ def replace_name(text: str, forms: Sequence[str], other: str) -> str:
     return re.sub(pattern, lambda _: other, text, flags=re.IGNORECASE)
 
 
+def renamed(text: str, start: int, end: int, other: str) -> tuple[str, int, int]:
+    """The text about somebody else: `other` for the name at characters [start, end), and where it stands now.
+
+    Further mentions of a name of several words are exchanged too; a single word may be a common one elsewhere.
+    """
+    form, before, after = text[start:end], text[:start], text[end:]
+    if len(form.split()) > 1:
+        pattern = _alone(form)
+        before, after = (re.sub(pattern, lambda _: other, part) for part in (before, after))
+    return before + other + after, len(before), len(before) + len(other)
+
+
+def begins_with(text: str, forms: Iterable[str]) -> bool:
+    """Whether the text begins with one of these as words of their own, case and spaces left aside."""
+    said = plain(text)
+    return any(said.startswith(form) and not _in_word(said[len(form) : len(form) + 1]) for form in map(plain, forms))
+
+
 def proper_names(text: str) -> list[str]:
     """Names in a text by their capitals, possessives taken off; the words that begin a sentence are none."""
     found = []
