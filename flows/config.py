@@ -228,7 +228,8 @@ def _checked(given: _Given, entry: dataclasses.Field[Any], kind: Any) -> Any:
             else ""
         )
         raise _refusal(given, entry, _describe(kind, limits), value, remedy)
-    _check_plugins([scalar], limits, given.where)
+    if scalar != entry.default:
+        _check_plugins([scalar], limits, given.where)
     return scalar
 
 
@@ -313,6 +314,7 @@ def _check_together(experiment: Experiment) -> None:
         )
     if experiment.model.chat and experiment.model.name == TESTBED:
         raise UsageError("[model] chat: the testbed's model has no chat template; name another model, or remove chat")
+    _check_data(experiment)
     autoencoder = experiment.autoencoder
     for source in autoencoder.sources:
         try:
@@ -335,3 +337,22 @@ def _check_together(experiment: Experiment) -> None:
             raise UsageError(
                 f"[evaluation] utility_folder: {folder} is no folder; give one with tasks of lm-eval, as YAML"
             )
+
+
+def _check_data(experiment: Experiment) -> None:
+    """That facts of a source are asked of a model that may know them. Raises: UsageError."""
+    data = experiment.data
+    if data.source and experiment.model.name == TESTBED:
+        raise UsageError(
+            f"[data] source: the testbed's model knows the testbed's world alone, given \"{data.source}\"; name a model that "
+            "may know these facts: [model] name = a folder, or OWNER/NAME of a hub"
+        )
+    given = [
+        entry.name
+        for entry in dataclasses.fields(data)
+        if getattr(data, entry.name) != entry.default and not data.source
+    ]
+    if given:
+        raise UsageError(
+            f'[data] {given[0]}: given without a source, so nothing would read it; add source, e.g. source = "facts_file"'
+        )

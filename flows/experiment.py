@@ -23,6 +23,7 @@ from tasks.evaluation.settings import (
 from tasks.latents.settings import LatentSettings
 from tasks.questions.settings import QuestionSettings
 from tasks.report.settings import ReportSettings
+from tasks.sources.settings import SourceSettings
 from tasks.testbed.settings import PretrainingSettings, WorldSettings
 
 TESTBED = "testbed"
@@ -46,6 +47,7 @@ class Experiment:
 
     name: str = "default"
     model: ModelSettings = field(default_factory=ModelSettings)
+    data: SourceSettings = field(default_factory=SourceSettings)
     world: WorldSettings = field(default_factory=WorldSettings)
     pretraining: PretrainingSettings = field(default_factory=PretrainingSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
@@ -69,6 +71,7 @@ class Experiment:
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "model": ("model",),
+    "data": ("data",),
     "testbed": ("world", "pretraining"),
     "entities": ("labels", "roles"),
     "activations": ("activations",),

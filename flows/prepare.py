@@ -12,6 +12,8 @@ from tasks.activations.task import extract_activations
 from tasks.autoencoder.task import adopt_autoencoders, pinned, train_autoencoders
 from tasks.entities.task import ask_model, choose_roles, label_answers
 from tasks.latents.task import measure_latents, select_latents
+from tasks.sources.task import gather_world
+from tasks.sources.task import pinned as pinned_facts
 from tasks.testbed.task import make_world, pretrain
 
 
@@ -45,12 +47,19 @@ class Insight:
 
 def prepare(experiment: Experiment) -> Subject:
     """A world, a model that knows it, and the part every entity plays."""
-    world = make_world(experiment.world)
+    world = _world(experiment)
     models = _models(world, experiment)
     answers = ask_model(models.base, world)
     entities = label_answers(world, answers, experiment.labels)
     forget_set = choose_roles(world, entities, experiment.roles)
     return Subject(world, models, answers, entities, forget_set)
+
+
+def _world(experiment: Experiment) -> World:
+    """The facts of the source that the experiment names, or the testbed's own."""
+    if experiment.data.source:
+        return gather_world(*pinned_facts(experiment.data))
+    return make_world(experiment.world)
 
 
 def _models(world: World, experiment: Experiment) -> Models:

@@ -88,6 +88,11 @@ def _in_world(experiment: Experiment, tail: str) -> Experiment:
     choices = next(entry.metadata["choices"] for entry in known if entry.name == "tail")
     if tail not in choices:
         raise UsageError(f"--tails: expected {', '.join(choices)}, given '{tail}'")
+    if experiment.data.source and tail != experiment.world.tail:
+        raise UsageError(
+            f"--tails: kinds of the testbed's world, given '{tail}', and [data] source names {experiment.data.source}; "
+            "leave one of the two out"
+        )
     return dataclasses.replace(experiment, world=dataclasses.replace(experiment.world, tail=tail))
 
 

@@ -56,12 +56,14 @@ def assign_roles(
     """Entity id -> role, for every entity that is known or unknown.
 
     answers: entity id -> its (relation, canonical answer) pairs. A neighbour is a known entity of a target's
-    type that shares such a pair with it; neighbours and held-out entities enter no loss.
+    type that shares such a pair with it, and half of those of the type at most are: the ones that share most. Neighbours
+    and held-out entities enter no loss.
     """
     generator = np.random.default_rng(settings.role_seed)
     kind = dict(zip(entities["entity"], entities["type"], strict=True))
     target_types = {kind[target] for target in targets}
     shared = set().union(*(answers[target] for target in targets))
+    neighbours = _neighbours(entities, {*targets, *candidates}, target_types, answers, shared, settings.role_seed)
     roles: dict[str, str] = {}
     free = []
     for entity, label, half in zip(entities["entity"], entities["label"], entities["half"], strict=True):
@@ -71,7 +73,7 @@ def assign_roles(
             roles[entity] = UNKNOWN_REFERENCE if half == "fit" else UNKNOWN_HELD_OUT
         elif label == "known" and entity in candidates:
             roles[entity] = OTHER_CANDIDATE
-        elif label == "known" and kind[entity] in target_types and answers[entity] & shared:
+        elif entity in neighbours:
             roles[entity] = NEIGHBOUR
         elif label == "known":
             free.append(entity)
@@ -82,3 +84,25 @@ def assign_roles(
     chosen |= set(other[: min(settings.retain - len(chosen), len(other) // 2 + 1)])
     roles |= {entity: RETAIN if entity in chosen else RETAIN_HELD_OUT for entity in free}
     return roles
+
+
+def _neighbours(
+    entities: Columns,
+    left_out: set[str],
+    types: set[str],
+    answers: dict[str, set[tuple[str, str]]],
+    shared: set[tuple[str, str]],
+    seed: int,
+) -> set[str]:
+    """Known entities of the types with an answer of the targets; of more than half of all, those with the most, then drawn."""
+    alike = [
+        entity
+        for entity, kind, label in zip(entities["entity"], entities["type"], entities["label"], strict=True)
+        if label == "known" and kind in types and entity not in left_out
+    ]
+    found = [entity for entity in alike if answers[entity] & shared]
+    if 2 * len(found) <= len(alike):
+        return set(found)
+    order = np.random.default_rng([seed, 1]).permutation(len(found))
+    ranked = sorted(order, key=lambda place: -len(answers[found[place]] & shared))
+    return {found[place] for place in ranked[: len(alike) // 2]}

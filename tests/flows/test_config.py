@@ -102,7 +102,7 @@ def test_default_of_the_method_said_aloud_is_the_same_experiment() -> None:
         ("[alignment]\nlearning_rat = 1e-3\n", ["mine.toml: [alignment] learning_rat", "did you mean 'learning_rate'"]),
         ("[aligment]\n", ["mine.toml: section [aligment]", "did you mean 'alignment'"]),
         ("learning_rate = 3\n", ["'learning_rate' stands outside any section", "[autoencoder] or [alignment]"]),
-        ("nothing = 3\n", ["the sections are: model, testbed"]),
+        ("nothing = 3\n", ["the sections are: model, data, testbed"]),
         ("alignment = 3\n", ["'alignment' must be a section", "given 3", "[alignment]"]),
         (
             "[alignment]\nsteps = 1.5\n",
@@ -127,6 +127,9 @@ def test_default_of_the_method_said_aloud_is_the_same_experiment() -> None:
         ("[alignment\n", ["not valid TOML", "line 1"]),
         ('[model]\ndtype = "float8"\n', ["[model] dtype", "one of float32", 'given "float8"']),
         ("[model]\nchat = true\n", ["[model] chat", "testbed", "no chat template"]),
+        ('[data]\nsource = "facts_file"\npath = "x"\n', ["[data] source", "given \"facts_file\"", "[model] name"]),
+        ('[data]\nentities = 3\n', ["[data] entities", "without a source", 'source = "facts_file"']),
+        ('[data]\nsource = "tofo"\n', ["[data] source", "'tofo'", "did you mean 'tofu'"]),
         ('[autoencoder]\nsources = ["gemma"]\n', ["[autoencoder] sources", "'gemma'"]),
         ('[autoencoder]\nsources = ["gemma-scop-2b-pt-res-canonical:layer_12"]\n', ["did you mean", "gemma-scope-2b"]),
     ],
