@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.models.load import LoadedModel
-from tasks.models.prompts import Question, encode_questions
+from tasks.models.prompts import Question
+from tasks.models.worlds import encode_world
 from tasks.naming import renamed
 
 Sentences = dict[tuple[int, str], Question]
@@ -36,13 +37,13 @@ def in_other_names(
         else:
             made.append((row, entity))
     texts = [renamed(*_text(questions, row), _name(questions, names[entity])) for row, entity in made]
-    built = encode_questions(
-        loaded.tokenizer,
-        loaded.family,
-        [text for text, _, _ in texts],
-        [(start, end) for _, start, end in texts],
-        [list(questions["answers"][row]) for row, _ in made],
-    )
+    table = {
+        "prompt": [text for text, _, _ in texts],
+        "name_start": [start for _, start, _ in texts],
+        "name_end": [end for _, _, end in texts],
+        "answers": [questions["answers"][row] for row, _ in made],
+    }
+    built = encode_world(loaded, table, range(len(made)))
     return found | dict(zip(made, built, strict=True))
 
 
