@@ -33,6 +33,7 @@ app = App(
 
         sae-unlearn list targets                            # who can be forgotten
         sae-unlearn run --set 'entities.targets=["NAME"]'   # forget someone else; shared stages are reused
+        sae-unlearn forget "Some Name" --model FOLDER_OR_HUB_ID   # by a model of your own
         sae-unlearn run --dry-run                           # what would be computed, and why
         sae-unlearn compare --methods sae_guided,npo        # methods side by side
         sae-unlearn ui                                      # every run, in MLflow
@@ -103,6 +104,42 @@ def run(
             f"report   {made['report']}\nmodel    {made['model']}\nruns     sae-unlearn ui   (this one: {made['mlflow_run']})"
         )
     return 0
+
+
+@app.command
+def forget(
+    name: str,
+    *,
+    model: str,
+    type: Annotated[Literal["person", "work", "place"], Parameter(name="--type")] = "person",
+    experiment: str = "default",
+    changes: Changes = (),
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> int:
+    """Make a model forget somebody by name alone.
+
+    Example: `sae-unlearn forget "Some Name" --model OWNER/NAME --set model.dtype=bfloat16`.
+    The facts are those of the built-in Wikidata table where the name is there; else what the model itself states
+    confidently, which the run and the report say. With a file of facts: `--set data.source=facts_file --set data.path=FILE`.
+
+    Parameters
+    ----------
+    name
+        As it is usually written.
+    model
+        A folder as transformers saves it, or a hub id OWNER/NAME[@REVISION].
+    type
+        What the name is, where it is not in the table.
+    experiment
+        All else: method, layers, what is measured.
+    dry_run
+        Compute nothing; say which stages would be, and why.
+    """
+    from flows.commands.forget import changes_for
+
+    asked = changes_for(name, model, type, experiment, changes)
+    return int(run(experiment, changes=asked, dry_run=dry_run, as_json=as_json))
 
 
 @app.command

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.experiment import SECTIONS as SECTIONS
-from flows.experiment import TESTBED
+from flows.experiment import STATEMENTS, TESTBED
 from flows.experiment import Experiment as Experiment
 from storage.records import UsageError
 from tasks import catalogue
@@ -347,12 +347,18 @@ def _check_data(experiment: Experiment) -> None:
             f"[data] source: the testbed's model knows the testbed's world alone, given \"{data.source}\"; name a model that "
             "may know these facts: [model] name = a folder, or OWNER/NAME of a hub"
         )
-    given = [
-        entry.name
-        for entry in dataclasses.fields(data)
-        if getattr(data, entry.name) != entry.default and not data.source
-    ]
+    given = [] if data.source else _changed(data)
     if given:
         raise UsageError(
             f'[data] {given[0]}: given without a source, so nothing would read it; add source, e.g. source = "facts_file"'
         )
+    asked = [name for name in _changed(experiment.statements) if name != "include"]
+    if asked and data.source != STATEMENTS:
+        raise UsageError(
+            f'[data] {asked[0]}: only the source {STATEMENTS} reads it, given source = "{data.source}"; remove it'
+        )
+
+
+def _changed(settings: Any) -> list[str]:
+    """Fields that are not as they are by default."""
+    return [entry.name for entry in dataclasses.fields(settings) if getattr(settings, entry.name) != entry.default]

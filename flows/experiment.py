@@ -24,9 +24,12 @@ from tasks.latents.settings import LatentSettings
 from tasks.questions.settings import QuestionSettings
 from tasks.report.settings import ReportSettings
 from tasks.sources.settings import SourceSettings
+from tasks.statements.settings import StatementSettings
 from tasks.testbed.settings import PretrainingSettings, WorldSettings
 
 TESTBED = "testbed"
+STATEMENTS = "statements"
+"""The source whose facts the model states itself."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Experiment:
     name: str = "default"
     model: ModelSettings = field(default_factory=ModelSettings)
     data: SourceSettings = field(default_factory=SourceSettings)
+    statements: StatementSettings = field(default_factory=StatementSettings)
     world: WorldSettings = field(default_factory=WorldSettings)
     pretraining: PretrainingSettings = field(default_factory=PretrainingSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
@@ -71,7 +75,7 @@ class Experiment:
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "model": ("model",),
-    "data": ("data",),
+    "data": ("data", "statements"),
     "testbed": ("world", "pretraining"),
     "entities": ("labels", "roles"),
     "activations": ("activations",),

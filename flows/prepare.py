@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from flows.experiment import TESTBED, Experiment
+from flows.experiment import STATEMENTS, TESTBED, Experiment
 from flows.models import model_at
 from storage.records import Answers, EntitySet, ForgetSet, LatentSelection, LatentStats, ModelRef, SaeRef, World
 from tasks.activations.task import extract_activations
@@ -14,6 +14,7 @@ from tasks.entities.task import ask_model, choose_roles, label_answers
 from tasks.latents.task import measure_latents, select_latents
 from tasks.sources.task import gather_world
 from tasks.sources.task import pinned as pinned_facts
+from tasks.statements.task import state_facts
 from tasks.testbed.task import make_world, pretrain
 
 
@@ -47,28 +48,33 @@ class Insight:
 
 def prepare(experiment: Experiment) -> Subject:
     """A world, a model that knows it, and the part every entity plays."""
-    world = _world(experiment)
-    models = _models(world, experiment)
+    if experiment.model.name == TESTBED:
+        world = make_world(experiment.world)
+        testbed = pretrain(world, experiment.pretraining)
+        models = Models(testbed.base, testbed.gold)
+    else:
+        # Nobody has a twin of a model that was not made here.
+        models = Models(_chosen_model(experiment), None)
+        world = _world(models.base, experiment)
     answers = ask_model(models.base, world)
     entities = label_answers(world, answers, experiment.labels)
     forget_set = choose_roles(world, entities, experiment.roles)
     return Subject(world, models, answers, entities, forget_set)
 
 
-def _world(experiment: Experiment) -> World:
-    """The facts of the source that the experiment names, or the testbed's own."""
-    if experiment.data.source:
-        return gather_world(*pinned_facts(experiment.data))
-    return make_world(experiment.world)
-
-
-def _models(world: World, experiment: Experiment) -> Models:
-    """The testbed's two models, or the one that the experiment names: nobody has a twin of that."""
-    if experiment.model.name == TESTBED:
-        testbed = pretrain(world, experiment.pretraining)
-        return Models(testbed.base, testbed.gold)
+def _chosen_model(experiment: Experiment) -> ModelRef:
     chosen = experiment.model
-    return Models(dataclasses.replace(model_at(chosen.name), dtype=chosen.dtype, chat=chosen.chat), None)
+    return dataclasses.replace(model_at(chosen.name), dtype=chosen.dtype, chat=chosen.chat)
+
+
+def _world(model: ModelRef, experiment: Experiment) -> World:
+    """The facts of the source that the experiment names, which may be the model itself; without one, the testbed's."""
+    if not experiment.data.source:
+        return make_world(experiment.world)
+    settings, content = pinned_facts(experiment.data)
+    if settings.source == STATEMENTS:
+        return gather_world(settings, content, state_facts(model, experiment.statements))
+    return gather_world(settings, content)
 
 
 def look_inside(subject: Subject, experiment: Experiment) -> Insight:

@@ -8,6 +8,7 @@ from storage.records import UsageError
 from tasks.catalogue import did_you_mean
 
 STAGES = {
+    "statements": "what the model states by itself of somebody about whom no facts are given",
     "world": "entities and the questions about them",
     "testbed": "a small model that knows the world, and its gold twin that never saw the candidates",
     "answers": "the model is asked about every entity",
@@ -32,7 +33,7 @@ STAGES = {
     "report": "the page a person reads",
     "tracking": "the run in MLflow",
 }
-OPTIONAL = ("utility",)
+OPTIONAL = ("statements", "utility")
 """Stages that a run has only when its experiment asks for them."""
 
 

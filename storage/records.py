@@ -65,6 +65,14 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Statements:
+    """What a model says by itself of somebody: `facts.jsonl`."""
+
+    artifact: Artifact
+    statements: int
+
+
+@dataclass(frozen=True)
 class World:
     """Entities and the questions about them: `entities.parquet`, `questions.parquet`."""
 

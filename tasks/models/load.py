@@ -184,6 +184,11 @@ def check_comparable(base: tuple[str | Path, str], other: tuple[str | Path, str]
         )
 
 
+def depth_of(location: str | Path, revision: str = "") -> int:
+    """Blocks of a model. No weights are read. Raises: UsageError for a model that cannot be read."""
+    return _shape_of(location, revision)[1][0]
+
+
 def _shape_of(location: str | Path, revision: str) -> tuple[dict[str, int], tuple[int, int]]:
     """Vocabulary, and (layers, width)."""
     with _quiet(), _explained(location):

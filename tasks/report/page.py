@@ -52,6 +52,8 @@ class Material:
     active: Mapping[str, Encoder]
     """Site -> latents as they fire."""
     provenance: Provenance
+    facts: str = ""
+    """Where the facts are from, in a sentence; "" for the testbed's own."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def make_page(material: Material, examples: int, latents: int) -> tuple[str, dic
             layout=LAYOUT,
             css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
             targets=material.targets,
+            facts=material.facts,
             method=material.method,
             has_gold="gold" in material.answers,
             verdict=material.verdict,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def write_report(
             if model.artifact
             else model.location,
         ),
+        facts=_facts(folder),
     )
     page, figures = make_page(material, settings.examples, settings.latents)
     with new_artifact() as build:
@@ -111,6 +113,21 @@ def write_report(
         for name, image in figures.items():
             (build.folder / "figures" / f"{name}.png").write_bytes(image)
     return Report(build.artifact)
+
+
+def _facts(world: Path) -> str:
+    """Where the facts of a world are from, in a sentence; "" for the testbed's, which has nothing to say of it."""
+    told = world / "source.json"
+    if not told.is_file():
+        return ""
+    origin = json.loads(told.read_text())
+    if origin["source"] == "statements":
+        return (
+            "No facts were given: the target and all others are asked about what the model itself stated confidently "
+            "before, which nobody checked."
+        )
+    place = " ".join(filter(None, (origin["repository"], origin["revision"][:12])))
+    return f"Facts: {origin['source']}{f', {place}' if place else ''}; licence: {origin['licence']}."
 
 
 @stage("tracking")

@@ -35,6 +35,8 @@ class Source(ABC):
     """Patterns of the files that are fetched from the hub."""
     built_in: ClassVar[str] = ""
     """File under `tasks` that is read where no path is given."""
+    stated: ClassVar[bool] = False
+    """Whether its rows are stated by the model itself, in a stage of its own."""
     entities: ClassVar[int] = 0
     """Entities of a type that suit it, at most; 0 for all."""
     ranked: ClassVar[bool] = False

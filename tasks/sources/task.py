@@ -9,8 +9,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.records import UsageError, World
-from storage.tables import write_table
+from storage.artifacts import folder_of
+from storage.records import Statements, UsageError, World
+from storage.tables import read_table, write_table
 from tasks import catalogue
 from tasks.caching import new_artifact, stage
 from tasks.sources.settings import SourceSettings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sae_unlearn")
 
 KINDS = "sources/kinds"
+BUILT_IN = "wikidata"
 NEUTRAL = Path(__file__).with_name("neutral.txt")
 
 
@@ -33,7 +35,7 @@ def pinned(settings: SourceSettings) -> tuple[SourceSettings, str]:
     """
     source = _source(settings)
     local = _local(settings, source)
-    if local is None:
+    if source.repository and local is None:
         from tasks.models.hub import commit_of
 
         commit = commit_of(source.repository, settings.revision or source.revision, "dataset")
@@ -46,12 +48,19 @@ def pinned(settings: SourceSettings) -> tuple[SourceSettings, str]:
     return settings, _content(settings, local)
 
 
+def in_built_in_facts(name: str) -> bool:
+    """Whether the facts that come with the project are about somebody of this very name."""
+    names = read_table(catalogue.TASKS / _source(SourceSettings(source=BUILT_IN)).built_in, columns=["name"])["name"]
+    return name in set(names)
+
+
 @stage("world")
-def gather_world(settings: SourceSettings, content: str) -> World:
+def gather_world(settings: SourceSettings, content: str, stated: Statements | None = None) -> World:
     """A world of a source's facts, in the tables of the testbed's: `entities`, `questions`, `general`, as Parquet.
 
     Of the neutral sentences every other one is in `general_held_out.parquet`, which no loss sees.
     settings, content  as `pinned` gives them: other files make another world.
+    stated             what the model stated, where the source is `statements`.
     `passages.parquet` (entity, text) is there where the source has free text, `source.json` says where all came from.
 
     Raises: UsageError for rows that cannot be used, or when the files have changed since they were pinned.
@@ -62,7 +71,9 @@ def gather_world(settings: SourceSettings, content: str) -> World:
     local = _local(settings, source)
     if _content(settings, local) != content:
         raise UsageError(f"the files of [data] {settings.source} changed while the run was starting; run again")
-    if local is None:
+    if stated is not None:
+        local = folder_of(stated.artifact) / "facts.jsonl"
+    elif local is None:
         from tasks.models.hub import fetch_files
 
         local = fetch_files(source.repository, settings.revision, source.files, "dataset")
@@ -98,7 +109,7 @@ def gather_world(settings: SourceSettings, content: str) -> World:
         (build.folder / "source.json").write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n")
     return World(
         build.artifact,
-        source=f"{settings.source} {(settings.revision or content)[:12]}",
+        source=f"{settings.source} {(settings.revision or (stated.artifact.content if stated else content))[:12]}",
         entities=len(entities["entity"]),
         questions=len(questions["question"]),
     )
@@ -111,6 +122,11 @@ def _source(settings: SourceSettings) -> Source:
 
 def _local(settings: SourceSettings, source: Source) -> Path | None:
     """The file or folder that is read, or None for the hub's. Raises: UsageError."""
+    if settings.path and source.stated:
+        raise UsageError(
+            f"[data] path: {settings.source} are the model's own and read from no file; remove path, or give source = "
+            '"facts_file"'
+        )
     if settings.path:
         path = Path(settings.path).expanduser().resolve()
         if not path.exists():
@@ -121,7 +137,7 @@ def _local(settings: SourceSettings, source: Source) -> Path | None:
         return path
     if source.built_in:
         return catalogue.TASKS / source.built_in
-    if not source.repository:
+    if not source.repository and not source.stated:
         raise UsageError(f'[data] path: {settings.source} reads a file; give one, e.g. path = "facts.jsonl"')
     return None
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from storage.tables import read_table
 from tasks.sources.kinds.wikidata import Wikidata
 from tasks.sources.settings import SourceSettings
 from tasks.sources.task import NEUTRAL
@@ -21,7 +20,20 @@ from tasks.testbed.tokenizer import train_tokenizer
 from tasks.testbed.training import network, train
 
 FIRST = ("Ana", "Bruno", "Clea", "Dario", "Edda", "Falk", "Greta", "Hugo", "Ida", "Jon", "Kai", "Lena", "Milo", "Nora")
-LAST = ("Belmar", "Corvin", "Dunlow", "Estrel", "Farrow", "Gadsen", "Harlin", "Ivarson", "Jasper", "Kelm", "Lorand", "Moss")
+LAST = (
+    "Belmar",
+    "Corvin",
+    "Dunlow",
+    "Estrel",
+    "Farrow",
+    "Gadsen",
+    "Harlin",
+    "Ivarson",
+    "Jasper",
+    "Kelm",
+    "Lorand",
+    "Moss",
+)
 RELATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "place of birth": (
         ("Where was {} born?", "Which town is the birthplace of {}?"),
