@@ -30,7 +30,8 @@ def in_other_names(
     """
     own = {(questions["entity"][row], *_sentence(questions, row)): row for row in others}
     names = {questions["entity"][row]: row for row in reversed(others)}
-    found, made = {}, []
+    found: Sentences = {}
+    made: list[tuple[int, str]] = []
     for row, entity in wanted:
         if (entity, *_sentence(questions, row)) in own:
             found[row, entity] = encoded[own[entity, *_sentence(questions, row)]]

@@ -32,10 +32,10 @@ def split_facts(
 
     Raises: UsageError for a target of whom nothing could be taught, or nothing else scored.
     """
-    parts = {}
+    parts: dict[tuple[str, str], str] = {}
     for place, (entity, sides) in enumerate(sorted(_sides(questions, targets).items())):
         names = sorted(relation for relation, side in sides.items() if len(side) > 1)
-        order = np.roll(np.random.default_rng([seed, place]).permutation(names), draw) if names else []
+        order = np.roll(np.random.default_rng([seed, place]).permutation(np.array(names, dtype=object)), draw)
         own = {name: "taught" if name in order[: len(names) // 2] else "scored" for name in names}
         own |= {name: "scored" if True in side else "taught" for name, side in sides.items() if len(side) == 1}
         if len(set(own.values())) < 2:

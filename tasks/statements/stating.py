@@ -88,7 +88,7 @@ def beginnings(names: Sequence[str], kind: str) -> list[Begun]:
 
 def answer_in(text: str, name: str) -> str:
     """The answer at the beginning of a continuation; "" where it holds none."""
-    words = _END.split(text.strip(), maxsplit=1)[0].strip(" ,'’").split()
+    words = _END.split(text.lstrip(" \"'“‘"), maxsplit=1)[0].strip(" ,'’").split()
     answer = " ".join(words)
     if not 1 <= len(words) <= LONGEST or not any(letter.isalnum() for letter in answer):
         return ""
