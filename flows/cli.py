@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from flows.commands.bench import bench
 from flows.commands.compare import compare
@@ -54,6 +54,7 @@ def run(
     changes: Changes = (),
     dry_run: DryRun = False,
     refresh: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    throughput: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 200.0,
     as_json: AsJson = False,
 ) -> int:
     """Run an experiment; what was computed before is not computed again.
@@ -66,23 +67,18 @@ def run(
     experiment
         A name (`sae-unlearn list experiments`) or a TOML file.
     dry_run
-        Compute nothing; say which stages would be, and why.
+        Compute nothing; say which stages would be, and why; of a model of your own also what memory and time they need.
     refresh
         A stage to compute anew although its result is there.
+    throughput
+        For that estimate: tera-operations a second that the device reaches.
     """
     from flows.config import flat_settings, load_experiment
     from flows.stages import check_stages
 
     chosen, anew = load_experiment(experiment, changes), check_stages(refresh)
     if dry_run:
-        stages = _plan(chosen, anew)
-        from flows.commands.console import print_run, print_stages
-
-        if as_json:
-            print_run(chosen.name, stages, {})
-        else:
-            print_stages(stages, f"A run of '{chosen.name}' would do")
-        return 0
+        return _foresee(chosen, anew, throughput, as_json)
 
     from flows.session import session
 
@@ -304,6 +300,24 @@ def _terminated(*_: object) -> None:
 def _fail(message: str, code: int = 2) -> int:
     print(f"sae-unlearn: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
+
+
+def _foresee(experiment: Any, refresh: frozenset[str], throughput: float, as_json: bool) -> int:
+    from flows.commands.console import print_estimate, print_run, print_stages
+    from flows.estimate import estimate
+    from flows.experiment import TESTBED
+
+    needs: dict[str, Any] = {}
+    if experiment.model.name != TESTBED:
+        needs = {"estimate": estimate(experiment, throughput)}
+        if not as_json:
+            print_estimate(needs["estimate"])
+    stages = _plan(experiment, refresh)
+    if as_json:
+        print_run(experiment.name, stages, needs)
+    else:
+        print_stages(stages, f"A run of '{experiment.name}' would do")
+    return 0
 
 
 def _plan(experiment: Any, refresh: frozenset[str]) -> list[Any]:

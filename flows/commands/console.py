@@ -78,6 +78,34 @@ def print_stages(stages: Iterable[Any], title: str) -> None:
     print_table(("stage", "state", "seconds", "because"), lines, title=title, numbers=("seconds",))
 
 
+def print_estimate(document: dict[str, Any]) -> None:
+    """What a run will need: a line, and a line a stage."""
+    parts = ("peak", "weights", "training", "held", "working", "disk")
+    lines = [
+        (each["stage"], str(each["times"]), *(sized(each[part]) for part in parts), duration(each["seconds"]))
+        for each in document["stages"]
+    ]
+    numbers = ("times", *parts, "each")
+    print_table(("stage", *numbers), lines, title="Memory and time, estimated", numbers=numbers)
+    print(estimate_line(document))
+
+
+def estimate_line(document: dict[str, Any]) -> str:
+    """The estimate in one line."""
+    return (
+        f"estimate: {document['parameters'] / 1e9:.2f} billion parameters in {document['dtype']}; at most "
+        f"{sized(document['peak_bytes'])} on the device ({document['peak_stage']}), {sized(document['disk_bytes'])} on disk, "
+        f"{duration(document['seconds'])} of computing at {document['throughput_tflops']:g} TFLOP/s"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `2.5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
 def print_run(experiment: str, stages: Iterable[Any], made: dict[str, Any]) -> None:
     """The JSON object of a command that runs an experiment: its stages, and what came of them."""
     documents = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from storage.records import UsageError
-from tasks.models.forward import logits_of, run_decoder
+from tasks.models.adapters import adapted
+from tasks.models.forward import logits_of, recomputed, run_decoder
 from tasks.models.load import LoadedModel
 from tasks.models.scoring import AnswerScores, score_answers
 from tasks.models.train import Loss, minimise, trainable_parameters
@@ -74,6 +76,8 @@ def relearn_curve(
     steps: int,
     learning_rate: float,
     seed: int,
+    rank: int = 0,
+    checkpointing: bool = False,
 ) -> dict[str, list[Any]]:
     """Train the model on the taught half (training templates) and score all held-out questions of the targets before
     the first step and after each.
@@ -94,7 +98,10 @@ def relearn_curve(
             _record, loaded, questions, asked, part, {"rate": learning_rate, "draw": draw}, table
         )
         record(0, {})
-        teach(loaded, questions, taught, steps=steps, learning_rate=learning_rate, seed=seed, after_step=record)
+        teach(
+            loaded, questions, taught, steps=steps, learning_rate=learning_rate, seed=seed, after_step=record,
+            rank=rank, checkpointing=checkpointing,
+        )  # fmt: skip
     loaded.model.load_state_dict(start)
     return table
 
@@ -143,13 +150,17 @@ def teach(
     learning_rate: float,
     seed: int,
     after_step: Callable[[int, Mapping[str, float]], None] = lambda step, parts: None,
+    rank: int = 0,
+    checkpointing: bool = False,
 ) -> list[float]:
     """Fine-tune all but the embeddings (and a head tied to them) on the canonical answers of the rows, in place.
+
+    rank           with more than 0, adapters of this rank on every linear map train instead, and are merged at the end.
+    checkpointing  compute what lies inside a block again for the gradients.
 
     Returns the loss of every step before it is made: mean over the answers' tokens and the end, nats.
     """
     ids, labels = _teaching_rows(loaded, questions, rows)
-    parameters = trainable_parameters(loaded.model, frozen=[loaded.embeddings])
     generator = np.random.default_rng(seed)
     size = min(ROWS, len(rows))
 
@@ -161,9 +172,22 @@ def teach(
         loss = cross_entropy(logits, labels[chosen][wanted])
         return Loss(loss, {"taught": loss})
 
-    history = minimise(parameters, loss_at, steps=steps, learning_rate=learning_rate, decay=0.0, after_step=after_step)
+    with _trained(loaded, rank, seed) as parameters, recomputed(loaded) if checkpointing else contextlib.nullcontext():
+        history = minimise(
+            parameters, loss_at, steps=steps, learning_rate=learning_rate, decay=0.0, after_step=after_step
+        )
     loaded.model.requires_grad_(False)
     return [parts["total"] for parts in history]
+
+
+@contextlib.contextmanager
+def _trained(loaded: LoadedModel, rank: int, seed: int) -> Iterator[list[torch.nn.Parameter]]:
+    """What the attack trains."""
+    if not rank:
+        yield trainable_parameters(loaded.model, frozen=[loaded.embeddings])
+        return
+    with adapted(loaded, None, rank=rank, alpha=2.0 * rank, seed=seed) as parameters:
+        yield list(parameters.values())
 
 
 def _teaching_rows(

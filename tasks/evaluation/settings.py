@@ -28,6 +28,10 @@ class RelearningSettings:
     relearning_steps: int = setting(12, minimum=1)
     relearning_rates: tuple[float, ...] = setting((2e-4, 5e-4), minimum=1e-8, maximum=1.0)
     """Learning rates of the attack; the best of its steps and rates counts."""
+    relearning_rank: int = setting(0, minimum=0)
+    """Rank of the adapters that the attack trains, on every linear map; 0: all weights but the embeddings."""
+    relearning_checkpointing: bool = setting(False, runtime=True)
+    """Compute what lies inside a block again for the gradients instead of keeping it: less memory, a pass more."""
     relearning_seed: int = setting(0, minimum=0)
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), runtime=True)
 

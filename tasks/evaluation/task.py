@@ -204,6 +204,8 @@ def relearn(model: ModelRef, world: World, forget_set: ForgetSet, settings: Rele
             steps=settings.relearning_steps,
             learning_rate=rate,
             seed=settings.relearning_seed,
+            rank=settings.relearning_rank,
+            checkpointing=settings.relearning_checkpointing,
         )
         for rate in settings.relearning_rates
     ]

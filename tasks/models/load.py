@@ -123,7 +123,7 @@ def load_model(
         raise UsageError(f"dtype {dtype!r} is not known; expected one of {', '.join(DTYPES)}")
     if dtype == "float16" and target.type == "cpu":
         raise UsageError("dtype 'float16' computes several times slower than float32 on a CPU; use float32 or bfloat16")
-    with _quiet(), _explained(location):
+    with quiet(), _explained(location):
         source = _folder(location, revision)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         text = config.get_text_config()
@@ -153,6 +153,19 @@ def load_model(
     if intervention is not None and (blocks is None or _below(intervention, blocks)):
         attach(loaded, intervention)
     return loaded
+
+
+def read_configuration(location: str | Path, revision: str = "") -> tuple[Any, Family]:
+    """The configuration of a model in a folder or on a hub, and its family; no weights need be there.
+
+    Raises: UsageError for one that cannot be had or read, or of a family that is not known.
+    """
+    with quiet(), _explained(location):
+        folder = Path(location).expanduser()
+        if not (folder / "config.json").is_file():
+            folder = _folder(location, revision, weights=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return config, family_of_type(str(config.get_text_config().model_type))
 
 
 def save_model(loaded: LoadedModel, folder: str | Path) -> None:
@@ -191,7 +204,7 @@ def depth_of(location: str | Path, revision: str = "") -> int:
 
 def _shape_of(location: str | Path, revision: str) -> tuple[dict[str, int], tuple[int, int]]:
     """Vocabulary, and (layers, width)."""
-    with _quiet(), _explained(location):
+    with quiet(), _explained(location):
         source = _folder(location, revision, weights=False)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -265,7 +278,7 @@ def _explained(location: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no report of the upper blocks that were left out on purpose."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
