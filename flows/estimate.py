@@ -1,7 +1,7 @@
 """What an experiment on a model of one's own will need, stage by stage, before anything is loaded: bytes and time.
 
 An estimate. Parameters are exact; how many questions are asked is that of the built-in facts; the rest are the formulas
-of `tasks.models.estimate`. Memory is that of the device, host memory and what libraries take for themselves left out.
+of `tasks.models.estimate.memory`. Memory is that of the device, host memory and what libraries take for themselves left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flows.models import HUB_ID
 from storage.records import UsageError
 
 if TYPE_CHECKING:
-    from tasks.models.estimate import Shape
+    from tasks.models.estimate.shape import Shape
 
 THROUGHPUT = 200.0
 """Tera-operations a second that the device really reaches; an H100's bfloat16 peak is five times this."""
@@ -36,6 +36,8 @@ ASKED, OPTIONS = 3_400, 2.7
 """Questions that the evaluation asks about a target and beside it, and answers scored of each."""
 TOKENS, SHARED, STATES = 14, 0.44, 7
 """A question's tokens, the share of them that is run (equal beginnings once), and its tokens from the name on."""
+CHAT = 10
+"""Tokens that a chat template puts around a question, about."""
 ANSWER, LONGEST = 4, 10
 """Tokens of an answer with the end after it, mean and most."""
 TARGET_QUESTIONS = 24
@@ -81,7 +83,7 @@ def estimate(experiment: Experiment, throughput: float = THROUGHPUT) -> dict[str
 
     Raises: UsageError for a configuration that cannot be had or read, or layers that the model does not have.
     """
-    from tasks.models.estimate import shape_of
+    from tasks.models.estimate.shape import shape_of
 
     name = experiment.model.name
     hub_id = None if Path(name).expanduser().exists() else HUB_ID.fullmatch(name)
@@ -108,11 +110,11 @@ def estimate(experiment: Experiment, throughput: float = THROUGHPUT) -> dict[str
 
 
 def _stages(experiment: Experiment, shape: Shape, throughput: float) -> Iterator[StageEstimate]:
-    from tasks.models import estimate as of
+    from tasks.models.estimate import memory as of
 
     size = of.size_of(experiment.model.dtype)
     whole, layers = shape.total * size, experiment.activations.layers
-    state = shape.width * of.FLOAT
+    length, state = _length(experiment), shape.width * of.FLOAT
     logits = 3 * of.FLOAT * HEAD_NUMBERS
     latents = [_latents(source, experiment) for source in experiment.autoencoder.sources]
     latents = latents or [experiment.autoencoder.latents] * len(layers)
@@ -126,8 +128,8 @@ def _stages(experiment: Experiment, shape: Shape, throughput: float) -> Iterator
         seconds = max(operations / (throughput * 1e12), passes * weights / BANDWIDTH)
         return StageEstimate(name, times, weights, training, held, working, disk, operations, seconds)
 
-    def read(questions: float, tokens: float = TOKENS * SHARED, **more: Any) -> float:
-        return of.operations(shape, questions * tokens, **more)
+    def read(questions: float, **more: Any) -> float:
+        return of.operations(shape, questions * length * SHARED, **more)
 
     budget = of.pass_bytes(shape, BUDGET, size)
     yield stage("entities", read(HELD_OUT, heads=HELD_OUT * ANSWER), working=budget + logits)
@@ -162,7 +164,7 @@ def _stages(experiment: Experiment, shape: Shape, throughput: float) -> Iterator
     yield _alignment(experiment, shape, whole, autoencoders, throughput)
 
     answers = read(ASKED * OPTIONS, heads=ASKED * OPTIONS * ANSWER) + of.operations(shape, ASKED * DECODED)
-    decoding = 256 * (TOKENS + 16) * shape.layers * 2 * size * shape.keys
+    decoding = 256 * (length + 16) * shape.layers * 2 * size * shape.keys
     every = HELD_OUT * 2 * shape.layers * state
     general = 1200 * shape.vocabulary * 2
     yield stage(
@@ -177,8 +179,8 @@ def _stages(experiment: Experiment, shape: Shape, throughput: float) -> Iterator
         held=4 * 2**27, working=budget,
     )  # fmt: skip
     yield stage(
-        "gradients", 3 * of.operations(shape, 150 * (TOKENS + ANSWER)), 3 * 150, times=models,
-        training=shape.layers * shape.block * size, working=of.kept_bytes(shape, TOKENS + ANSWER, size),
+        "gradients", 3 * of.operations(shape, 150 * (length + ANSWER)), 3 * 150, times=models,
+        training=shape.layers * shape.block * size, working=of.kept_bytes(shape, length + ANSWER, size),
     )  # fmt: skip
     if stressed:
         largest_map = max(inputs * outputs for inputs, outputs in shape.maps)
@@ -188,7 +190,7 @@ def _stages(experiment: Experiment, shape: Shape, throughput: float) -> Iterator
 def _alignment(experiment: Experiment, shape: Shape, whole: int, autoencoders: int, throughput: float) -> StageEstimate:
     """The training run; the method says what it reads and, where the experiment does not, what trains."""
     from tasks import catalogue
-    from tasks.models import estimate as of
+    from tasks.models.estimate import memory as of
 
     settings, size = experiment.alignment, of.size_of(experiment.model.dtype)
     method = catalogue.load("alignment/methods", settings.method)(**dict(settings.settings))
@@ -202,7 +204,7 @@ def _alignment(experiment: Experiment, shape: Shape, whole: int, autoencoders: i
     beside = of.training_bytes(trained, of.FLOAT if kind == "lora" else size) + (
         of.FLOAT * trained if kind == "lora" else 0
     )
-    parts, sites = settings.accumulation, len(experiment.activations.layers)
+    length, parts, sites = _length(experiment), settings.accumulation, len(experiment.activations.layers)
     rows = {"forget": settings.forget_rows, "retain": settings.retain_rows, "general": settings.general_rows,
             "refusal": settings.forget_rows, "alternative": settings.forget_rows * method.alternatives}  # fmt: skip
     targets = max(1, len(experiment.roles.targets))
@@ -214,7 +216,7 @@ def _alignment(experiment: Experiment, shape: Shape, whole: int, autoencoders: i
         held += distributions * (("reference answers" in needs) + ("unknown answers" in needs))
         held += drawn[name] * STATES * sites * shape.width * of.FLOAT * ("reference states" in needs)
         answered = ("answers" in needs) + ("restored answers" in needs)
-        run = rows[name] * (TOKENS + ANSWER) * max(1, answered)
+        run = rows[name] * (length + ANSWER) * max(1, answered)
         tokens, positions = tokens + run, positions + rows[name] * ANSWER * answered
         passes += max(1, answered)
     held += 2 * drawn["forget"] * method.references * STATES * sites * shape.width * of.FLOAT
@@ -223,7 +225,7 @@ def _alignment(experiment: Experiment, shape: Shape, whole: int, autoencoders: i
     )
     working = kept + of.distribution_bytes(shape, round(positions / parts), size)
     each = of.operations(shape, tokens, heads=positions) * (4 if settings.checkpointing else 3)
-    before = of.operations(shape, sum(drawn.values()) * (TOKENS + ANSWER) * (1 + method.references / 10))
+    before = of.operations(shape, sum(drawn.values()) * (length + ANSWER) * (1 + method.references / 10))
     operations = settings.steps * each + before
     reading = settings.steps * (parts * passes * 3 * whole + 2 * beside) / BANDWIDTH
     seconds = max(operations / (throughput * 1e12), reading)
@@ -232,19 +234,24 @@ def _alignment(experiment: Experiment, shape: Shape, whole: int, autoencoders: i
 
 def _relearning(experiment: Experiment, shape: Shape, whole: int, throughput: float, models: int) -> StageEstimate:
     """The attack: the starting weights are kept beside those that it trains."""
-    from tasks.models import estimate as of
+    from tasks.models.estimate import memory as of
 
     settings, size = experiment.relearning, of.size_of(experiment.model.dtype)
     steps = settings.relearning_steps * settings.relearning_draws * len(settings.relearning_rates)
     rank = settings.relearning_rank
     trained = shape.layers * shape.adapters(rank) if rank else shape.trainable
     beside = of.training_bytes(trained, of.FLOAT if rank else size) + (of.FLOAT * trained if rank else 0)
-    tokens = TAUGHT * (TOKENS + ANSWER)
+    tokens = TAUGHT * (_length(experiment) + ANSWER)
     working = of.kept_bytes(shape, tokens, size, checkpointing=settings.relearning_checkpointing, adapters=bool(rank))
     working += of.distribution_bytes(shape, TAUGHT * ANSWER, size)
     operations = steps * 4.0 * of.operations(shape, tokens, heads=TAUGHT * ANSWER)
     seconds = max(operations / (throughput * 1e12), steps * (4 * whole + 2 * beside) / BANDWIDTH)
     return StageEstimate("relearning", models, whole, beside, whole, working, 0, operations, seconds)
+
+
+def _length(experiment: Experiment) -> int:
+    """Tokens of a question."""
+    return TOKENS + CHAT * experiment.model.chat
 
 
 def _latents(source: str, experiment: Experiment) -> int:

@@ -1,8 +1,7 @@
-"""What a model will need, from its configuration alone: parameters, bytes and operations, before any weight is read.
+"""How large a model's parts are, from its configuration alone.
 
-transformers itself builds the model on the device `meta`, which holds shapes and no numbers, so parameters are exact for
-every family. Bytes of what is computed on the way are formulas, held to what passes of small models really keep
-(`tests/tasks/models/test_estimate.py`). T tokens, D width, F inner width, V vocabulary.
+transformers itself builds the model on the device `meta`, which holds shapes and no numbers, so that parameters are exact
+for every family.
 """
 
 from __future__ import annotations
@@ -16,12 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tasks.models.families import decoder_of, family_of, linear_weights
-from tasks.models.load import DTYPES, quiet, read_configuration
-
-FLOAT = 4
-"""Bytes of a float32 number."""
-ROW = 64
-"""Nodes of a row of a plan (`tasks.models.plan.ROW`): what a token can attend to."""
+from tasks.models.load import quiet, read_configuration
 
 
 @dataclass(frozen=True)
@@ -108,57 +102,3 @@ def _keys(config: Any) -> int:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def size_of(dtype: str) -> int:
-    """Bytes of a number of the type."""
-    return DTYPES[dtype].itemsize
-
-
-def pass_bytes(shape: Shape, tokens: int, width: int) -> int:
-    """Most that a pass without gradients holds at once beside weights and results, `width` bytes a number."""
-    inner = max(outputs for _, outputs in shape.maps)
-    scores = shape.heads * ROW * (width + FLOAT) if shape.eager else 0
-    return tokens * (4 * width * shape.width + max(4 * width * inner, scores) + ROW * (width + 1))
-
-
-def kept_bytes(shape: Shape, tokens: int, width: int, *, checkpointing: bool = False, adapters: bool = False) -> int:
-    """What a pass keeps for the backward pass: of every block, or with checkpointing of one, and each block's input."""
-    each = tokens * _kept_in_a_block(shape, width, adapters)
-    if not checkpointing:
-        return shape.layers * each
-    return each + shape.layers * tokens * shape.width * width
-
-
-def _kept_in_a_block(shape: Shape, width: int, adapters: bool) -> int:
-    """Bytes a token: norms compute in float32 and keep what they read and write; maps what they write, which is read by
-    what follows; an activation and its gate twice the widest of these."""
-    norms = shape.norms * shape.width * (2 * FLOAT + width)
-    maps = (sum(outputs for _, outputs in shape.maps) + 2 * max(outputs for _, outputs in shape.maps)) * width
-    scores = shape.heads * ROW * (2 * width + FLOAT) if shape.eager else 0
-    lowered = sum(inputs for inputs, _ in shape.maps) * FLOAT if adapters and width < FLOAT else 0
-    return norms + maps + scores + lowered
-
-
-def distribution_bytes(shape: Shape, positions: int, width: int) -> int:
-    """Logits, their float32 copy, its log-softmax and the rows' own copy, with the gradients of two of them."""
-    return positions * shape.vocabulary * (width + 5 * FLOAT)
-
-
-def training_bytes(trained: int, width: int) -> int:
-    """Beside the weights: gradients and Adam's two moments, a step's temporary, and copies where weights have 16 bits.
-
-    Adapters, which are no weights of the model, have themselves as their copies.
-    """
-    return trained * FLOAT * (4 if width == FLOAT else 5)
-
-
-def autoencoder_bytes(width: int, latents: int) -> int:
-    """An autoencoder in float32: encoder, decoder, their biases and thresholds."""
-    return FLOAT * (2 * width * latents + 2 * latents + width)
-
-
-def operations(shape: Shape, tokens: float, *, blocks: int | None = None, heads: float = 0) -> float:
-    """Floating-point operations of a forward pass: two a parameter and token; `heads`: positions whose logits are wanted."""
-    maps = sum(inputs * outputs for inputs, outputs in shape.maps)
-    return 2.0 * (tokens * (shape.layers if blocks is None else blocks) * maps + heads * shape.vocabulary * shape.width)

@@ -1,0 +1,1 @@
+"""What a model will need, before any weight of it is read."""
