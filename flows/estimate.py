@@ -193,13 +193,16 @@ def _alignment(experiment: Experiment, shape: Shape, whole: int, autoencoders: i
     from tasks.models.estimate import memory as of
 
     settings, size = experiment.alignment, of.size_of(experiment.model.dtype)
-    method = catalogue.load("alignment/methods", settings.method)(**dict(settings.settings))
-    kind = getattr(method, "trains", "weights") if settings.train == "own" else settings.train
-    blocks = len(settings.layers) or getattr(method, "reach", 0) or shape.layers
+    method: Any = catalogue.load("alignment/methods", settings.method)(**dict(settings.settings))
+    own: str = getattr(method, "trains", "nothing")  # an edit has no such thing
+    kind = own if settings.train == "own" or own == "nothing" else settings.train
+    some: int = len(settings.layers) or getattr(method, "reach", 0)
+    blocks = some or shape.layers
     trained = {
+        "nothing": 0,
         "lora": blocks * shape.adapters(settings.lora_rank),
         "down_projections": blocks * shape.down,
-        "weights": blocks * shape.block if settings.layers or getattr(method, "reach", 0) else shape.trainable,
+        "weights": blocks * shape.block if some else shape.trainable,
     }[kind]
     beside = of.training_bytes(trained, of.FLOAT if kind == "lora" else size) + (
         of.FLOAT * trained if kind == "lora" else 0

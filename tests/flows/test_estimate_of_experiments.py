@@ -98,6 +98,7 @@ def test_what_saves_memory_is_seen_to(shaped: Callable[..., Experiment]) -> None
     assert peak("alignment", "alignment.accumulation=4")["working"] < plain["working"] / 3
     assert peak("alignment", "alignment.train=weights")["training"] == 20 * (2_614_341_888 - 256000 * 2304)
     assert peak("alignment", "model.dtype=float32")["weights"] > plain["weights"] + 2 * 2_614_341_888 - 1
+    assert peak("alignment", "alignment.method=clamp")["training"] == 0, "an edit trains nothing"
     assert peak("relearning", "evaluation.relearning_rank=0")["training"] > 40 * peak("relearning")["training"]
     assert peak("activations", "activations.layers=[3]")["weights"] < peak("activations")["weights"]
 

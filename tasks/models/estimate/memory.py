@@ -1,6 +1,6 @@
 """Bytes that passes and training steps hold, and the operations they take, as functions of a model's shape.
 
-Formulas, held to within a factor of two of what passes and steps of small models really hold
+Formulas, held to within a factor of 1.6 of what passes and steps of small models really hold
 (`tests/tasks/models/test_estimate.py`). T tokens, D width, V vocabulary.
 """
 
