@@ -12,6 +12,7 @@ from cyclopts import App, Parameter, validators
 
 from flows.commands.bench import bench
 from flows.commands.compare import compare
+from flows.commands.cost import cost
 from flows.commands.options import AsJson, Changes, DryRun, stdout_kept_for_json
 from flows.commands.trust import trust
 from flows.session import debugging, start_logging
@@ -264,7 +265,7 @@ def doctor(*, deep: Annotated[bool, Parameter(negative="", show_default=False)] 
     return examine(deep)
 
 
-for _command in (compare, trust, bench):
+for _command in (compare, trust, bench, cost):
     app.command(_command)
 
 
