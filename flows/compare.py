@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from prefect import flow
 
 from flows.comparing.cells import Cell, Wanted, cell_of, cells_of, run_alignment, run_cell, validation_targets, wanted
 from flows.comparing.comparison import as_runs, keep, paired_with_best, summarise
+from flows.comparing.parts import describe, read_parts
 from flows.comparing.tuning import Tuned, score_for_tuning, tune
 from flows.results import table_rows as rows_of
 from flows.results import verdict_document
@@ -58,6 +59,7 @@ def compare(
     trials: int = 0,
     validation: int = 2,
     tails: list[str] | None = None,
+    parts: list[str] | None = None,
 ) -> Comparison:
     """Run every method on every target with every seed, one after the other.
 
@@ -65,14 +67,16 @@ def compare(
     trials      how often each method's settings are tried before, on other targets; 0 takes its defaults.
     validation  how many targets they are tried on: the first candidates that are not among the targets.
     tails       kinds of world; what is tuned is tuned in the first of them.
+    parts       folders that other parts of this comparison left: their cells and their tuning are taken as they are.
 
     A cell that fails counts 0, as a trial does. A comparison that is broken off goes on where it was: its finished stages
     are in the cache.
     """
     configure_environment()
     asked = wanted(experiment, methods, targets, count, seeds, overrides, trials, validation, tails)
-    tuned = tune_all(asked)
-    cells = cells_of(asked, tuned)
+    others = read_parts(parts or (), asked)
+    tuned = tune_all(asked, others.tuned)
+    cells = [cell for cell in cells_of(asked, tuned) if not others.hold(cell)]
     rows: list[dict[str, Any]] = []
     verdicts: list[dict[str, Any]] = []
     failures = []
@@ -90,31 +94,40 @@ def compare(
         scores = rows_of(assessment.scorecard)
         rows += _cell_rows(cell, [*scores, *_balances(scores), *_cost(made.artifact)])
         verdicts.append(_verdict_row(cell, assessment.verdict))
-    if len(failures) == len(cells):
+    if cells and len(failures) == len(cells):
         raise UsageError(f"no cell of the comparison could be run; the first says: {failures[0]}")
+    name = f"{asked.worlds[0].name}-{digest([[cell.key for cell in cells], sorted(others.cells)])[:12]}"
+    tracked = _track(f"comparison {name}", cells, rows, verdicts)
+    rows, verdicts = others.rows + rows, others.verdicts + verdicts
     scoring = asked.worlds[0].scoring
     summary = summarise(rows, scoring.bootstrap_draws, scoring.confidence)
     paired = paired_with_best(rows, scoring.bootstrap_draws, scoring.confidence)
-    name = f"{asked.worlds[0].name}-{digest([cell.key for cell in cells])[:12]}"
-    folder = keep(home() / "comparisons" / name, rows, summary, verdicts, paired, tuned)
-    tracked = _track(f"comparison {name}", cells, rows, verdicts)
-    return Comparison(
-        folder, len(cells) - len(failures), summary, verdicts, paired, tuple(failures), tuple(tuned), tracked
-    )
+    every = tuple(({each.method: each for each in tuned} | others.tuned).values())
+    trials = others.trials + [dict(row) for each in tuned for row in each.trials]
+    tables = {"cells": rows, "summary": summary, "verdicts": verdicts, "paired": paired, "trials": trials}
+    folder = keep(home() / "comparisons" / name, tables, describe(asked, every), tuned)
+    run = sum(row["verdict"] != "failed" for row in verdicts)
+    return Comparison(folder, run, summary, verdicts, paired, tuple(failures), tuple(tuned), tracked)
 
 
-def tune_all(wanted: Wanted) -> list[Tuned]:
-    """Every method with the settings it is compared with; the experiment's own settings belong to its own method."""
-    own = wanted.worlds[0].alignment
+def tune_all(wanted: Wanted, known: Mapping[str, Tuned] | None = None) -> list[Tuned]:
+    """Every method with the settings it is compared with; the experiment's own settings belong to its own method.
+
+    known  methods that were tuned in another part of the comparison.
+    """
+    own, known = wanted.worlds[0].alignment, known or {}
     if not wanted.trials:
         return [
             Tuned(method, own.learning_rate, own.settings) if method == own.method else Tuned(method, 0.0, ())
             for method in wanted.methods
         ]
+    if known.keys() >= set(wanted.methods):
+        return [known[method] for method in wanted.methods]
     others = validation_targets(wanted)
     logger.info("tuning on %s", ", ".join(name for _, name in others))
     return [
-        tune(method, wanted.trials, functools.partial(_try, wanted, others, method), wanted.seeds[0])
+        known.get(method)
+        or tune(method, wanted.trials, functools.partial(_try, wanted, others, method), wanted.seeds[0])
         for method in wanted.methods
     ]
 

@@ -27,6 +27,7 @@ def compare(
     trials: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
     validation: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 2,
     tails: Annotated[str, Parameter(help="Kinds of world, parted by commas; the experiment's own when left out.")] = "",
+    add: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     experiment: str = "default",
     changes: Changes = (),
     dry_run: DryRun = False,
@@ -45,6 +46,9 @@ def compare(
         How often each method's settings are tried before, on other targets; 0 takes every method's defaults.
     validation
         On how many other targets they are tried.
+    add
+        A folder that another part of this comparison left, on whatever machine: its cells and its tuning are taken as
+        they are. Can be given several times.
     experiment
         Everything that the cells share.
     dry_run
@@ -62,11 +66,16 @@ def compare(
     worlds = [tail.strip() for tail in tails.split(",") if tail.strip()] or None
     if dry_run:
         return _foresee(
-            (experiment, asked, names, count, numbers, list(changes), trials, validation, worlds), chosen.name, as_json
+            (experiment, asked, names, count, numbers, list(changes), trials, validation, worlds),
+            add,
+            chosen.name,
+            as_json,
         )
     running = session("compare", f"compare-{chosen.name}", flat_settings(chosen))
     with stdout_kept_for_json(as_json), running as (flow, log):
-        result = flow(experiment, asked or None, names, count, numbers, list(changes), trials, validation, worlds)
+        result = flow(
+            experiment, asked or None, names, count, numbers, list(changes), trials, validation, worlds, list(add)
+        )
     from flows.commands.console import print_run, print_table
     from flows.comparing.comparison import pivot
 
@@ -87,7 +96,7 @@ def compare(
     return 1 if result.failures else 0
 
 
-def _foresee(given: Sequence[Any], name: str, as_json: bool) -> int:
+def _foresee(given: Sequence[Any], parts: Sequence[str], name: str, as_json: bool) -> int:
     """Print how much of a comparison, given as to `flows.comparing.cells.wanted`, is there and how much is to be computed."""
     import dataclasses
 
@@ -96,7 +105,7 @@ def _foresee(given: Sequence[Any], name: str, as_json: bool) -> int:
     from flows.comparing.planning import plan_comparison
 
     with stdout_kept_for_json(as_json):
-        plan = plan_comparison(wanted(*given))
+        plan = plan_comparison(wanted(*given), parts)
     if as_json:
         print_json({"experiment": name, **dataclasses.asdict(plan)})
         return 0

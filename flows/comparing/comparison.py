@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -97,26 +98,29 @@ def _holds_ideal(row: dict[str, Any]) -> bool:
 
 def keep(
     folder: Path,
-    rows: list[dict[str, Any]],
-    summary: list[dict[str, Any]],
-    verdicts: list[dict[str, Any]],
-    paired: list[dict[str, Any]],
+    tables: Mapping[str, list[dict[str, Any]]],
+    description: Mapping[str, Any],
     tuned: Sequence[Tuned],
 ) -> Path:
-    """Cells, summary, verdicts, paired differences and trials as Parquet; `summary.md`; `pareto.png`; the studies."""
+    """The tables as Parquet; `comparison.json`, what its cells share; `summary.md`; `pareto.png`; the studies.
+
+    tables  `cells`, `summary`, `verdicts`, `paired` and `trials`, a dictionary a row; an empty one is left out.
+    tuned   methods that were tuned here, with their studies.
+    """
     from tasks.report.figures.pareto import draw_pareto
 
-    trials = [dict(row) for each in tuned for row in each.trials]
-    tables = {"cells": rows, "summary": summary, "verdicts": verdicts, "paired": paired, "trials": trials}
     with disk_errors():
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             if table:
                 write_table(folder / f"{name}.parquet", {key: [row[key] for row in table] for key in table[0]})
-        (folder / "summary.md").write_text(markdown(summary, verdicts, paired) + "\n")
-        (folder / "pareto.png").write_bytes(draw_pareto(summary))
-        if trials:
-            keep_studies(folder, tuned)
+        (folder / "comparison.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+        shown = markdown(tables["summary"], tables["verdicts"], tables["paired"])
+        (folder / "summary.md").write_text(shown + "\n")
+        (folder / "pareto.png").write_bytes(draw_pareto(tables["summary"]))
+        studied = [each for each in tuned if each.study]
+        if studied:
+            keep_studies(folder, studied)
     return folder
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flows.compare import mean_balance, trial_scores, tune_all
 from flows.comparing.cells import Wanted, cells_of, run_cell, validation_targets
+from flows.comparing.parts import read_parts
 from flows.comparing.tuning import Tuned, trials_of, tune
 from flows.prepare import prepare
 from storage.records import Scorecard
@@ -42,7 +43,7 @@ class ComparisonPlan:
 
     cells: int
     cached: int
-    """Cells all of whose stages are there."""
+    """Cells all of whose stages are there, or that another part holds."""
     unforeseen: int
     """Cells of which nobody can say: their targets or their settings are found on the way."""
     trials: list[TrialsOfMethod]
@@ -53,12 +54,13 @@ class _Unforeseen(Exception):
     """A trial whose scores are not there: what the next one would try hangs on them."""
 
 
-def plan_comparison(wanted: Wanted) -> ComparisonPlan:
-    """Walk through the comparison as far as its results are there already.
+def plan_comparison(wanted: Wanted, parts: Sequence[str] = ()) -> ComparisonPlan:
+    """Walk through the comparison as far as its results are there already, here or in the folders of other parts.
 
     Raises: UsageError as the comparison itself would, where that shows already.
     """
     configure_environment()
+    others = read_parts(parts, wanted)
     stages: list[StageRun] = []
     with journal(planning=True) as log:
         ready = [_asked(prepare(world).entities) for world in wanted.worlds]
@@ -67,12 +69,15 @@ def plan_comparison(wanted: Wanted) -> ComparisonPlan:
         budgets = [TrialsOfMethod(method, trials_of(method, wanted.trials), 0) for method in wanted.methods]
         return ComparisonPlan(wanted.cells, 0, wanted.cells, budgets if wanted.trials else [], _totals(stages))
     with journal(planning=True) as log:
-        tuned, trials = _tuning(wanted)
+        tuned, trials = _tuning(wanted, others.tuned)
     stages += log.runs
     with journal(planning=True):
         cells = cells_of(wanted, tuned)
     cached = 0
     for cell in cells:
+        if others.hold(cell):
+            cached += 1
+            continue
         with journal(planning=True) as log:
             run_cell(cell)
         stages += log.runs
@@ -85,13 +90,15 @@ def _asked(entities: Any) -> bool:
     return not isinstance(entities, Pending)
 
 
-def _tuning(wanted: Wanted) -> tuple[list[Tuned], list[TrialsOfMethod]]:
+def _tuning(wanted: Wanted, known: Mapping[str, Tuned]) -> tuple[list[Tuned], list[TrialsOfMethod]]:
     """The methods whose settings are found already, and how many trials of each are there."""
-    if not wanted.trials:
-        return tune_all(wanted), []
+    if not wanted.trials or known.keys() >= set(wanted.methods):
+        return tune_all(wanted, known), []
     others = validation_targets(wanted)
-    found, trials = [], []
+    found, trials = [known[method] for method in wanted.methods if method in known], []
     for method in wanted.methods:
+        if method in known:
+            continue
         count = 0
 
         def score(rate: float, own: tuple[tuple[str, Any], ...], method: str = method) -> float:

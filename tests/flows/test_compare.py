@@ -15,6 +15,7 @@ from flows import cli
 from flows.compare import compare
 from flows.comparing.cells import Cell, run_cell, wanted
 from flows.comparing.comparison import kept
+from flows.comparing.parts import read_parts
 from flows.comparing.planning import plan_comparison
 from flows.unlearn import Outcome
 from storage.artifacts import artifacts_root
@@ -86,7 +87,7 @@ def test_comparison_broken_off_goes_on_where_it_was(
     files = {path.name for path in result.folder.iterdir()}
     assert files == {
         *(f"{name}.parquet" for name in ("cells", "summary", "verdicts", "paired", "trials")),
-        *("summary.md", "pareto.png", "studies.journal"),
+        *("comparison.json", "summary.md", "pareto.png", "studies.journal"),
     }
     trials = kept(result.folder, "trials")
     assert [(row["method"], row["trial"], row["failure"]) for row in trials] == [
@@ -112,6 +113,57 @@ def test_comparison_broken_off_goes_on_where_it_was(
     assert {stage["state"] for stage in document["stages"]} == {"cached"}
     assert (document["folder"], document["tracked"]) == (str(result.folder), result.tracked)
     assert {row["method"] for row in document["paired"]} == {"npo", "no_op"}
+
+
+def test_part_computed_elsewhere_is_counted_and_not_computed_again(tmp_path: Path) -> None:
+    part = compare("quick", **TUNED | {"methods": ["npo"]})
+    elsewhere = str(shutil.copytree(part.folder, tmp_path / "part"))
+    asked = wanted("quick", **TUNED)
+    plan = plan_comparison(asked, [elsewhere])
+    assert (plan.cells, [each.method for each in plan.trials]) == (2, ["no_op"])
+    with journal() as log:
+        whole = compare("quick", **TUNED, parts=[elsewhere])
+    assert [run.stage for run in log.runs].count("alignment") == 2, "a trial and the cell of no_op, none of npo"
+    assert whole.cells == 2
+    assert whole.folder != part.folder
+    assert {row["method"] for row in whole.paired} == {"npo", "no_op"}
+    balance = {row["method"]: row["value"] for row in whole.summary if row["metric"] == "balance"}
+    assert balance["npo"] == next(
+        row["value"] for row in part.summary if (row["method"], row["metric"]) == ("npo", "balance")
+    )
+    assert [row["method"] for row in kept(whole.folder, "trials")] == ["npo", "npo", "no_op"]
+
+    both = compare("quick", **TUNED, parts=[elsewhere, str(whole.folder)])
+    assert repr(both.summary) == repr(whole.summary), "a cell that two parts hold counts once; NaN is not NaN"
+    assert kept(both.folder, "trials") == kept(whole.folder, "trials")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"overrides": ["alignment.steps=3"]}, r"its alignment.steps is 2, expected 3 as it is here"),
+        ({"trials": 3}, r"its --trials is 2, expected 3"),
+    ],
+)
+def test_part_with_other_settings_is_refused(changed: dict[str, Any], told: str) -> None:
+    part = compare("quick", **TUNED | {"methods": ["npo"]})
+    with pytest.raises(UsageError, match=rf"--add .*: {told}"):
+        read_parts([str(part.folder)], wanted("quick", **TUNED | changed))
+
+
+def test_part_that_is_none_or_was_tuned_otherwise_is_refused(tmp_path: Path) -> None:
+    asked = wanted("quick", **TUNED)
+    with pytest.raises(
+        UsageError, match=r"expected a folder that `sae-unlearn compare` left, with comparison.json in it"
+    ):
+        read_parts([str(tmp_path)], asked)
+    part = compare("quick", **TUNED | {"methods": ["npo"]})
+    other = shutil.copytree(part.folder, tmp_path / "other")
+    document = json.loads((other / "comparison.json").read_text())
+    document["methods"]["npo"]["learning_rate"] = 0.5
+    (other / "comparison.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="'npo' was tuned to other settings there than in the folder before"):
+        read_parts([str(part.folder), str(other)], asked)
 
 
 def test_cell_that_fails_counts_nothing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from flows.comparing import cells
@@ -192,8 +194,11 @@ def test_markdown_has_a_cell_a_column() -> None:
 def test_what_is_kept_can_be_read_again(tmp_path: Path) -> None:
     summary, paired = summary_of(ROWS), paired_with_best(ROWS, DRAWS, CONFIDENCE)
     trial = {"method": "better", "trial": 0, "value": 0.5, "learning_rate": 1e-3, "settings": "", "failure": ""}
-    folder = keep(tmp_path / "a" / "b", ROWS, summary, VERDICTS, paired, [Tuned("better", 0.0, (), (trial,))])
+    tables = {"cells": ROWS, "summary": summary, "verdicts": VERDICTS, "paired": paired, "trials": [trial]}
+    study = (optuna.trial.create_trial(value=0.5),)
+    folder = keep(tmp_path / "a" / "b", tables, {"methods": {}}, [Tuned("better", 0.0, (), (trial,), study)])
     assert kept(folder, "cells") == ROWS
+    assert json.loads((folder / "comparison.json").read_text()) == {"methods": {}}
     assert kept(folder, "paired") == paired
     assert kept(folder, "verdicts") == VERDICTS
     assert kept(folder, "trials") == [trial]
@@ -205,9 +210,11 @@ def test_what_is_kept_can_be_read_again(tmp_path: Path) -> None:
 
 
 def test_without_trials_there_are_no_studies(tmp_path: Path) -> None:
-    folder = keep(tmp_path, ROWS, summary_of(ROWS), VERDICTS, [], [Tuned("better", 0.0, ())])
+    tables = {"cells": ROWS, "summary": summary_of(ROWS), "verdicts": VERDICTS, "paired": [], "trials": []}
+    folder = keep(tmp_path, tables, {}, [Tuned("better", 0.0, ())])
     assert sorted(path.name for path in folder.iterdir()) == [
         "cells.parquet",
+        "comparison.json",
         "pareto.png",
         "summary.md",
         "summary.parquet",
