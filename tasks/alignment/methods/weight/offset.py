@@ -7,7 +7,7 @@
 
 The pair is saved with the model and runs at every pass; whoever takes it off has the knowledge back. Every inside
 measure reads M's states and reports them unchanged. Relearning and the other stresses change M's own weights and leave
-the pair, as any edit, in place.
+the pair, as any edit, in place: what relearning does not bring back is held down by the pair, not gone.
 
 Source:     Huang et al. 2024, arXiv 2404.11045; no code is public.
 Defaults:   α = 1; half of the model's blocks, as the published pair of 7B for 13B; any forget loss may stand in, NPO is
