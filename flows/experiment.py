@@ -8,7 +8,7 @@ from storage.records import setting
 from tasks.activations.settings import ActivationSettings
 from tasks.alignment.settings import AlignmentSettings
 from tasks.autoencoder.settings import AutoencoderSettings
-from tasks.entities.settings import LabelSettings, RoleSettings
+from tasks.entities.settings import AskingSettings, LabelSettings, RoleSettings
 from tasks.evaluation.settings import (
     GradientSettings,
     ObservationSettings,
@@ -54,6 +54,7 @@ class Experiment:
     statements: StatementSettings = field(default_factory=StatementSettings)
     world: WorldSettings = field(default_factory=WorldSettings)
     pretraining: PretrainingSettings = field(default_factory=PretrainingSettings)
+    asking: AskingSettings = field(default_factory=AskingSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     roles: RoleSettings = field(default_factory=RoleSettings)
     activations: ActivationSettings = field(default_factory=ActivationSettings)
@@ -77,7 +78,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "model": ("model",),
     "data": ("data", "statements"),
     "testbed": ("world", "pretraining"),
-    "entities": ("labels", "roles"),
+    "entities": ("asking", "labels", "roles"),
     "activations": ("activations",),
     "autoencoder": ("autoencoder",),
     "latents": ("latents",),

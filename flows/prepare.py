@@ -56,7 +56,7 @@ def prepare(experiment: Experiment) -> Subject:
         # Nobody has a twin of a model that was not made here.
         models = Models(_chosen_model(experiment), None)
         world = _world(models.base, experiment)
-    answers = ask_model(models.base, world)
+    answers = ask_model(models.base, world, experiment.asking)
     entities = label_answers(world, answers, experiment.labels)
     forget_set = choose_roles(world, entities, experiment.roles)
     return Subject(world, models, answers, entities, forget_set)

@@ -94,6 +94,9 @@ def gather_material(
     forget_rows = [row for row in forget_rows if row not in set(withheld)]
     encoded = dict(zip(training, encode_world(loaded, questions, training), strict=True))
     strangers = by_role.get("unknown_reference", [])
+    apart = by_role.get("unknown_validation", [])
+    types_apart = {facts.types[questions["entity"][row]] for row in apart}
+    apart = apart + [row for row in strangers if facts.types[questions["entity"][row]] not in types_apart]
     wanted = method.references
     unknown, chosen = _reference_prompts(loaded, facts, strangers, forget_rows, encoded, wanted, settings.seed)
     known, _ = _reference_prompts(loaded, facts, retain_rows, forget_rows, encoded, wanted, settings.seed)
@@ -120,9 +123,7 @@ def gather_material(
         unknown,
         known,
         [_with_other_answers(draw, extra, method.alternatives, generator) for draw in draws],
-        _validations(loaded, facts, forget_rows, withheld, strangers, encoded, chosen)
-        if settings.stop != "never"
-        else (),
+        _validations(loaded, facts, forget_rows, withheld, apart, encoded, chosen) if settings.stop != "never" else (),
     )
 
 

@@ -10,7 +10,9 @@ from tasks.catalogue import did_you_mean
 from tasks.entities.settings import RoleSettings
 
 TARGET, NEIGHBOUR, RETAIN, RETAIN_HELD_OUT = "target", "neighbour", "retain", "retain_held_out"
-UNKNOWN_REFERENCE, UNKNOWN_HELD_OUT, OTHER_CANDIDATE = "unknown_reference", "unknown_held_out", "other_candidate"
+UNKNOWN = {"fit": "unknown_reference", "validation": "unknown_validation", "report": "unknown_held_out"}
+"""Part -> role of an unknown entity; see `tasks.entities.labels`."""
+OTHER_CANDIDATE = "other_candidate"
 
 
 def find_targets(names: tuple[str, ...], entities: Columns, candidates: list[str]) -> list[str]:
@@ -70,7 +72,7 @@ def assign_roles(
         if entity in targets:
             roles[entity] = TARGET
         elif label == "unknown":
-            roles[entity] = UNKNOWN_REFERENCE if half == "fit" else UNKNOWN_HELD_OUT
+            roles[entity] = UNKNOWN[half]
         elif label == "known" and entity in candidates:
             roles[entity] = OTHER_CANDIDATE
         elif entity in neighbours:

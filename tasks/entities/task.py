@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
+import json
+
 from storage.artifacts import folder_of
 from storage.records import Answers, EntitySet, ForgetSet, ModelRef, World
 from storage.tables import read_table, write_table
 from storage.weights import loading_of
 from tasks.caching import new_artifact, stage
-from tasks.entities.settings import LabelSettings, RoleSettings
+from tasks.entities.settings import AskingSettings, LabelSettings, RoleSettings
+
+SAID = "said.parquet"
+"""In the artifact of the answers, where the model answered in its own words."""
 
 
 @stage("answers", tags=("gpu",))
-def ask_model(model: ModelRef, world: World) -> Answers:
+def ask_model(model: ModelRef, world: World, settings: AskingSettings) -> Answers:
     """Ask the model the held-out questions of every entity: what it got right, whatever that is then taken to mean.
 
     Entities of the long tail are left out: they were seen once, and serve as general text. `entities.parquet` says who is
     `clear`, known or unknown by the usual thresholds: on these an autoencoder is trained, so that neither it nor anything
-    read with it depends on the thresholds of an experiment.
+    read with it depends on the thresholds of an experiment. Where the model answers in its own words, `said.parquet` keeps
+    them; `asked.json` names a model that was not made here, and the digest of its chat template.
     """
     import numpy as np
 
-    from tasks.entities.labels import label_entities
+    from tasks.entities.asking import ask, hits_exactly
+    from tasks.entities.labels import asked_rows, label_entities
     from tasks.models.load import load_model
-    from tasks.models.scoring import score_answers
     from tasks.models.worlds import encode_world
 
     source = folder_of(world.artifact)
     entities = read_table(source / "entities.parquet")
     questions = read_table(source / "questions.parquet")
-    asked = set(entities["entity"][entities["exposure"] != "long_tail"])
-    chosen = [i for i, entity in enumerate(questions["entity"]) if entity in asked and questions["held_out"][i]]
+    chosen = asked_rows(questions, set(entities["entity"][entities["exposure"] != "long_tail"]))
     loaded = load_model(**loading_of(model), device="auto")
     encoded = encode_world(loaded, questions, chosen)
-    scores = score_answers(loaded, [each.prompt for each in encoded], [each.answers for each in encoded])
-    hits = [False] * len(chosen)
-    for prompt, hit in zip(scores.prompt, scores.hit, strict=True):
-        hits[prompt] |= bool(hit)
+    said = None
+    if settings.asking == "said" or (settings.asking == "auto" and model.source != "artifact"):
+        names = {
+            str(entity): [str(name), *map(str, aliases)]
+            for entity, name, aliases in zip(entities["entity"], entities["name"], entities["aliases"], strict=True)
+        }
+        said = ask(loaded, questions, chosen, encoded, names, settings)
     answers = {
         "entity": questions["entity"][chosen],
         "relation": questions["relation"][chosen],
-        "hit": np.array(hits),
+        "hit": hits_exactly(loaded, encoded) if said is None else said["right"],
         "tokens": np.array([question.name_last - question.name_first + 1 for question in encoded]),
     }
     usual = label_entities(answers["entity"], answers["relation"], answers["hit"], LabelSettings())
@@ -47,24 +55,39 @@ def ask_model(model: ModelRef, world: World) -> Answers:
         write_table(build.folder / "answers.parquet", answers)
         clear = np.array([label != "dropped" for label, _ in usual.values()])
         write_table(build.folder / "entities.parquet", {"entity": list(usual), "clear": clear})
+        if said is not None:
+            write_table(build.folder / SAID, said)
+        if model.source != "artifact":
+            digest = "" if loaded.chat is None else loaded.chat.digest
+            asked = {"model": model.location, "revision": model.revision, "chat_template": digest}
+            (build.folder / "asked.json").write_text(json.dumps(asked, indent=1, sort_keys=True) + "\n")
     return Answers(build.artifact, len(usual))
 
 
 @stage("entities")
 def label_answers(world: World, answers: Answers, settings: LabelSettings) -> EntitySet:
-    """Label every entity that was asked about known, unknown or dropped, by what the model answered."""
+    """Label every entity that was asked about known, unknown or dropped, by what the model answered.
+
+    Where it answered in its own words, unknown entities are dropped until their names are as long, in the model's tokens,
+    as those of the known ones, and some are set aside for the stop rule.
+    """
     import numpy as np
 
-    from tasks.entities.labels import halves, label_entities
+    from tasks.entities.labels import halves, label_entities, set_aside, unmatched
 
     entities = read_table(folder_of(world.artifact) / "entities.parquet")
     answered = read_table(folder_of(answers.artifact) / "answers.parquet")
+    in_own_words = (folder_of(answers.artifact) / SAID).is_file()
     labels = label_entities(answered["entity"], answered["relation"], answered["hit"], settings)
     tokens = dict(zip(answered["entity"], answered["tokens"].tolist(), strict=True))
     kept = [i for i, entity in enumerate(entities["entity"]) if entity in labels]
     ids = [str(entities["entity"][i]) for i in kept]
     types = [str(entities["type"][i]) for i in kept]
     verdicts = [labels[entity][0] for entity in ids]
+    if in_own_words:
+        for i in unmatched(types, verdicts, [tokens[entity] for entity in ids], settings.label_seed):
+            verdicts[i] = "dropped"
+    parts = halves(ids, types, verdicts, settings.label_seed)
     with new_artifact() as build:
         write_table(
             build.folder / "entities.parquet",
@@ -77,7 +100,7 @@ def label_answers(world: World, answers: Answers, settings: LabelSettings) -> En
                 "tokens": np.array([tokens[entity] for entity in ids]),
                 "recall": np.array([labels[entity][1] for entity in ids]),
                 "label": verdicts,
-                "half": halves(ids, types, verdicts, settings.label_seed),
+                "half": set_aside(parts, types, verdicts) if in_own_words else parts,
             },
         )
     return EntitySet(build.artifact, *(verdicts.count(label) for label in ("known", "unknown", "dropped")))

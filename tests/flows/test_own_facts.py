@@ -135,6 +135,7 @@ def teach_model(folder: Path, steps: int) -> Path:
 
 
 LITTLE = (
+    "entities.asking=exact",
     "activations.layers=[0, 1]",
     "autoencoder.latents=64",
     "autoencoder.active=8",

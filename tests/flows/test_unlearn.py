@@ -100,7 +100,9 @@ def test_any_model_takes_the_testbeds_place_without_a_twin(ran: tuple[Outcome, J
     assert base.artifact is not None
     folder = folder_of(base.artifact) / base.location
     with journal() as log:
-        own = unlearn("quick", [f"model.name={folder}", "alignment.steps=2", "evaluation.stresses=[]"])
+        own = unlearn(
+            "quick", [f"model.name={folder}", "entities.asking=exact", "alignment.steps=2", "evaluation.stresses=[]"]
+        )
     assert own.subject.models.gold is None
     assert "testbed" not in {run.stage for run in log.runs}
     rows = {(row["metric"], row["split"]): row for row in score_rows(own.assessment.scorecard)}

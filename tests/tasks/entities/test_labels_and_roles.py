@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from storage.records import UsageError
-from tasks.entities.labels import halves, label_entities
+from tasks.entities.labels import asked_rows, halves, label_entities, set_aside, unmatched
 from tasks.entities.roles import assign_roles, find_targets
 from tasks.entities.settings import LabelSettings, RoleSettings
 
@@ -66,3 +66,44 @@ def test_first_candidate_is_the_default_target() -> None:
     assert find_targets((), TABLE, ["Q4", "Q3"]) == ["Q3"]
     with pytest.raises(UsageError, match="none of the world's candidates"):
         find_targets((), TABLE, ["Q4"])
+
+
+def test_held_out_wordings_are_asked_and_others_where_a_relation_has_none() -> None:
+    questions = {
+        "entity": np.array(["a", "a", "a", "b", "c"], dtype=object),
+        "relation": np.array(["r", "r", "s", "r", "r"], dtype=object),
+        "held_out": np.array([False, True, False, False, True]),
+    }
+    assert asked_rows(questions, {"a", "b"}) == [1, 2, 3]
+
+
+def test_some_unknown_entities_are_set_aside_where_a_type_has_enough() -> None:
+    types, labels = ["x"] * 20 + ["y"] * 11 + ["x"], ["unknown"] * 31 + ["known"]
+    half = halves([str(i) for i in range(32)], types, labels, seed=1)
+    part = set_aside(half, types, labels)
+    moved = [i for i in range(32) if part[i] != half[i]]
+    assert len(moved) == 4  # a fifth of twenty
+    assert {(half[i], part[i], types[i], labels[i]) for i in moved} == {("fit", "validation", "x", "unknown")}
+    assert part[:20].count("report") == 10
+    twelve = set_aside(["fit", "report"] * 6, ["x"] * 12, ["unknown"] * 12)
+    assert [twelve.count(each) for each in ("fit", "validation", "report")] == [3, 3, 6]
+
+
+def test_a_validation_entity_is_neither_reference_nor_held_out() -> None:
+    half = np.array(["fit", "report", "fit", "report", "fit", "validation", "fit", "report"], dtype=object)
+    roles = assign_roles(["Q0"], TABLE | {"half": half}, ANSWERS, set(), RoleSettings(retain=8))
+    assert (roles["Q4"], roles["Q5"]) == ("unknown_reference", "unknown_validation")
+
+
+def test_unknown_names_become_as_long_as_known_ones() -> None:
+    known, unknown = [2] * 6 + [3] * 4, [2] * 12 + [3] * 8 + [6] * 10
+    tokens, labels = known + unknown, ["known"] * 10 + ["unknown"] * 30
+    left_out = unmatched(["x"] * 40, labels, tokens, seed=0)
+    kept = [tokens[i] for i in range(10, 40) if i not in left_out]
+    # 12 and 8 are in proportion; of 22 names two with six tokens are .091 of all, three of 23 would be .13
+    assert (kept.count(2), kept.count(3), kept.count(6)) == (12, 8, 2)
+    assert all(labels[i] == "unknown" for i in left_out)
+    assert unmatched(["x"] * 40, labels, [2] * 40, seed=0) == []
+    few = unmatched(["x"] * 24, ["known"] * 10 + ["unknown"] * 14, [2] * 10 + [5] * 14, seed=0)
+    assert len(few) == 2  # so many are needed, whatever their names
+    assert unmatched(["x"] * 14, ["unknown"] * 14, [5] * 14, seed=0) == []

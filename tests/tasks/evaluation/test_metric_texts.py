@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.evaluation.statistics import language, matching
+from tasks.answers import matching
+from tasks.evaluation.statistics import language
 from tasks.evaluation.statistics.porter import stem
 from tasks.evaluation.statistics.rouge import longest_common_subsequence, rouge, rouge_of_words, words
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tasks.answers.matching import exact
 from tasks.evaluation.metric import Case, Measurement, Metric
 from tasks.evaluation.statistics.asked import per_output
-from tasks.evaluation.statistics.matching import exact
 
 
 @dataclass(frozen=True)

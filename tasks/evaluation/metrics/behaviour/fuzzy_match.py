@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from tasks.answers.matching import constant_guess, fuzzy
 from tasks.evaluation.metric import SPLITS, Case, Measurement, Metric, mean_measurement
 from tasks.evaluation.statistics.asked import PLAIN, column, offered, outputs, per_output
-from tasks.evaluation.statistics.matching import constant_guess, fuzzy
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from tasks.answers.matching import contains
 from tasks.evaluation.metric import Case, Measurement, Metric, mean_measurement
 from tasks.evaluation.statistics.asked import column, doubted, groups, missing, offered, outputs, powerless, truths
 from tasks.evaluation.statistics.language import destroyed
-from tasks.evaluation.statistics.matching import contains
 
 _ANY = "any"
 
