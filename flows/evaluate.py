@@ -44,6 +44,10 @@ class Assessment:
     scorecard: Scorecard
     verdict: Verdict
 
+    def of(self, name: str) -> Observed:
+        """What was observed of one of the models."""
+        return next(each for each in self.observed if each.name == name)
+
 
 def assess(
     subject: Subject, insight: Insight, model: ModelRef, experiment: Experiment, *, with_gold: bool = True

@@ -22,6 +22,7 @@ from tasks.evaluation.settings import (
 )
 from tasks.latents.settings import LatentSettings
 from tasks.questions.settings import QuestionSettings
+from tasks.reloading.settings import ReloadingSettings
 from tasks.report.settings import ReportSettings
 from tasks.sources.settings import SourceSettings
 from tasks.statements.settings import StatementSettings
@@ -72,6 +73,7 @@ class Experiment:
     scoring: ScoreSettings = field(default_factory=ScoreSettings)
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    reloading: ReloadingSettings = field(default_factory=ReloadingSettings)
 
 
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -96,5 +98,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "verdict": ("verdict",),
     "report": ("report",),
+    "release": ("reloading",),
 }
 """Section of the file -> the parts of an Experiment it feeds."""

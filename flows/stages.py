@@ -31,6 +31,7 @@ STAGES = {
     "scores": "what was forgotten, what was lost, what merely hides",
     "verdict": "what the scores come to, by the thresholds of the experiment",
     "report": "the page a person reads",
+    "reloading": "the saved model, read in a fresh process by transformers alone, scores as it did in the run",
     "tracking": "the run in MLflow",
 }
 OPTIONAL = ("statements", "utility")

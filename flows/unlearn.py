@@ -11,10 +11,11 @@ from flows.config import Experiment, flat_settings, load_experiment
 from flows.evaluate import Assessment, assess
 from flows.prepare import Insight, Subject, look_inside, prepare
 from flows.results import markdown_of, score_rows
-from storage.records import Report, TrackedRun, UnlearnedModel
+from storage.records import ReloadedModel, Report, TrackedRun, UnlearnedModel
 from storage.settings import configure_environment
 from storage.tracking_store import public_address, store_identity
 from tasks.alignment.task import align
+from tasks.reloading.task import reload
 from tasks.report.task import track, write_report
 
 logger = logging.getLogger("sae_unlearn")
@@ -29,6 +30,7 @@ class Outcome:
     unlearned: UnlearnedModel
     assessment: Assessment
     report: Report
+    reloaded: ReloadedModel
     tracked: TrackedRun
 
 
@@ -53,6 +55,9 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
         verdict=assessment.verdict,
         settings=experiment.report,
     )
+    reloaded = reload(
+        subject.models.base, unlearned, assessment.questions, assessment.of("unlearned").observations, experiment.reloading
+    )
     tracked = track(
         address=public_address(),
         store=store_identity(),
@@ -68,7 +73,7 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
             (name, str(value)) for name, value in sorted(flat_settings(experiment, runtime=False).items())
         ),
     )
-    return Outcome(subject, insight, unlearned, assessment, report, tracked)
+    return Outcome(subject, insight, unlearned, assessment, report, reloaded, tracked)
 
 
 @flow(name="unlearn")

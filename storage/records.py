@@ -194,6 +194,18 @@ class UnlearnedModel:
 
 
 @dataclass(frozen=True)
+class ReloadedModel:
+    """That the saved model, read in a fresh process, scores as it did in the run: `reloading.parquet`."""
+
+    artifact: Artifact
+    questions: int
+    apart: float
+    """Largest difference of an answer's log-probability, nats a token."""
+    reader: str
+    """`plain transformers`, or, for a model with an edit at every pass, `tasks.models.load`."""
+
+
+@dataclass(frozen=True)
 class StressedModel:
     """A model after a stress: the model, `taught.parquet`, the facts that the stress itself taught, and `training.parquet`."""
 

@@ -21,6 +21,8 @@ from tasks.models.intervention import Intervention, Offset, attach, attached, lo
 from tasks.models.intervention.files import DESCRIPTION, TENSORS
 from tasks.models.intervention.hooks import CONFIG_KEY
 
+SHARD = "5GB"
+"""Most that one file of weights holds: what hubs and networks take without complaint."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -124,7 +126,7 @@ def load_model(
     if dtype == "float16" and target.type == "cpu":
         raise UsageError("dtype 'float16' computes several times slower than float32 on a CPU; use float32 or bfloat16")
     with quiet(), _explained(location):
-        source = _folder(location, revision)
+        source = model_folder(location, revision)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         text = config.get_text_config()
         family = family_of_type(str(text.model_type))
@@ -163,14 +165,18 @@ def read_configuration(location: str | Path, revision: str = "") -> tuple[Any, F
     with quiet(), _explained(location):
         folder = Path(location).expanduser()
         if not (folder / "config.json").is_file():
-            folder = _folder(location, revision, weights=False)
+            folder = model_folder(location, revision, weights=False)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return config, family_of_type(str(config.get_text_config().model_type))
 
 
 def save_model(loaded: LoadedModel, folder: str | Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer as transformers does, and the intervention beside them."""
-    loaded.model.save_pretrained(folder)
+    """Write weights (safetensors), configuration and tokenizer as transformers does, and the intervention beside them.
+
+    Weights beyond `SHARD` are parted into several files, with an index.
+    """
+    with quiet():
+        loaded.model.save_pretrained(folder, max_shard_size=SHARD)
     loaded.tokenizer.save_pretrained(folder)
     if loaded.intervention is not None:
         save_intervention(loaded.intervention, folder)
@@ -202,17 +208,29 @@ def depth_of(location: str | Path, revision: str = "") -> int:
     return _shape_of(location, revision)[1][0]
 
 
+def read_tokenizer(folder: Path) -> tuple[Any, Family]:
+    """The tokenizer and the family of a model in a folder. Raises: UsageError where they cannot be read."""
+    with quiet(), _explained(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), family_of_type(str(config.model_type))
+
+
 def _shape_of(location: str | Path, revision: str) -> tuple[dict[str, int], tuple[int, int]]:
     """Vocabulary, and (layers, width)."""
     with quiet(), _explained(location):
-        source = _folder(location, revision, weights=False)
+        source = model_folder(location, revision, weights=False)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     return tokenizer.get_vocab(), (int(config.num_hidden_layers), int(config.hidden_size))
 
 
-def _folder(location: str | Path, revision: str, *, weights: bool = True) -> Path:
-    """The folder that holds the model: the one given, or the hub's files in the local cache."""
+def model_folder(location: str | Path, revision: str = "", *, weights: bool = True) -> Path:
+    """The folder that holds the model: the one given, or the hub's files in the local cache.
+
+    weights  False for the configuration and the tokenizer alone, where they have to be fetched.
+
+    Raises: UsageError for a folder without a model, or one that cannot be fetched.
+    """
     folder = Path(location).expanduser()
     looks_like_path = isinstance(location, Path) or str(location).startswith((".", "/", "~"))
     fetched = not folder.exists() and not looks_like_path

@@ -1,0 +1,1 @@
+"""Reloading: the saved model, read by transformers alone, scores as it did in the run."""
