@@ -331,6 +331,12 @@ def _check_together(experiment: Experiment) -> None:
             f"[entities] unknown_relations: expected less than known_relations = {labels.known_relations}, "
             f"given {labels.unknown_relations}; an entity cannot be both"
         )
+    alignment = experiment.alignment
+    if alignment.keep_adapter and alignment.train != "lora":
+        raise UsageError(
+            f'[alignment] keep_adapter: only train = "lora" makes an adapter, given train = "{alignment.train}"; set '
+            'train = "lora", or keep_adapter = false'
+        )
     if experiment.utility.utility_tasks:
         require_harness()
         if not Path(folder := experiment.utility.utility_folder).expanduser().is_dir():

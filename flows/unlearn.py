@@ -56,7 +56,11 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
         settings=experiment.report,
     )
     reloaded = reload(
-        subject.models.base, unlearned, assessment.questions, assessment.of("unlearned").observations, experiment.reloading
+        subject.models.base,
+        unlearned,
+        assessment.questions,
+        assessment.of("unlearned").observations,
+        experiment.reloading,
     )
     tracked = track(
         address=public_address(),

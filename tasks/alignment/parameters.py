@@ -10,19 +10,24 @@ from torch import nn
 from storage.records import Site, UsageError
 from tasks.alignment.method import Trained
 from tasks.alignment.settings import AlignmentSettings
-from tasks.models.adapters import adapted
+from tasks.models.adapters import Keeping, adapted
 from tasks.models.intervention import edit_parameters
 from tasks.models.load import LoadedModel
 
 
 @contextmanager
 def training_parameters(
-    student: LoadedModel, method: Trained, sites: Sequence[Site], settings: AlignmentSettings
+    student: LoadedModel,
+    method: Trained,
+    sites: Sequence[Site],
+    settings: AlignmentSettings,
+    keep: Keeping | None = None,
 ) -> Iterator[dict[str, nn.Parameter]]:
     """The parameters that are to train, by name; everything else is frozen, and all of it is at the end.
 
-    Adapters are there for the time of the context and merged into the weights when it ends well. The embeddings, of
-    positions and of the output too, stay as they are, because names and answers share their pieces.
+    Adapters are there for the time of the context and, when it ends well, kept where `keep` says and merged into the
+    weights. The embeddings, of positions and of the output too, stay as they are, because names and answers share their
+    pieces.
 
     Raises: UsageError for a block the model does not have, or any choice where the method trains no weights.
     """
@@ -36,7 +41,7 @@ def training_parameters(
     try:
         if kind == "lora":
             with adapted(
-                student, blocks, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed
+                student, blocks, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed, keep=keep
             ) as parameters:
                 yield parameters
         else:

@@ -35,6 +35,8 @@ class AlignmentSettings:
     lora_rank: int = setting(8, minimum=1)
     lora_alpha: float = setting(16.0, minimum=0.0)
     """The adapters' product is multiplied by alpha over rank."""
+    keep_adapter: bool = setting(False)
+    """With `train = "lora"`: keep the adapter too, as peft reads it, beside the model into which it was merged."""
     projection: str = setting("none", choices=("none", "geometric"))
     """`geometric`: every step is changed as little as lets the retain loss not rise, to first order (GU)."""
     stop: str = setting("never", choices=("never", "unknown"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.artifacts import folder_of
@@ -17,6 +18,7 @@ from tasks.caching import count_from_here, new_artifact, stage
 if TYPE_CHECKING:
     from tasks.alignment.material import Facts
     from tasks.alignment.method import Method
+    from tasks.models.adapters import Keeping
     from tasks.models.load import LoadedModel
     from tasks.models.sae import Autoencoder
 
@@ -32,7 +34,10 @@ def align(
     selection: LatentSelection,
     settings: AlignmentSettings,
 ) -> UnlearnedModel:
-    """Make the model forget by the chosen method; `training.parquet` holds the loss parts of every step."""
+    """Make the model forget by the chosen method: `model/`, and `training.parquet`, the loss parts of every step.
+
+    With `keep_adapter` also `adapter/`, as peft reads it.
+    """
     from tasks.models.load import load_model, save_model
     from tasks.models.sae import load_sae
 
@@ -45,10 +50,11 @@ def align(
     latents = _selected(selection, sae.sites)
     turns = _turns(forget_set, settings)
     count_from_here()
-    history = _forget_in_turn(student, facts, method, turns, autoencoders, latents, settings)
-    rows = [(step, name, value) for step, parts in enumerate(history, 1) for name, value in parts.items()]
-    table = {column: [row[place] for row in rows] for place, column in enumerate(("step", "name", "value"))}
     with new_artifact() as build:
+        keep = _keeping(model, build.folder / "adapter", method, turns, settings) if settings.keep_adapter else None
+        history = _forget_in_turn(student, facts, method, turns, autoencoders, latents, settings, keep)
+        rows = [(step, name, value) for step, parts in enumerate(history, 1) for name, value in parts.items()]
+        table = {column: [row[place] for row in rows] for place, column in enumerate(("step", "name", "value"))}
         save_model(student, build.folder / "model")
         write_table(build.folder / "training.parquet", table)
     return UnlearnedModel(
@@ -56,6 +62,26 @@ def align(
         ModelRef("artifact", "model", artifact=build.artifact, dtype=model.dtype, chat=model.chat),
         settings.method,
     )
+
+
+def _keeping(
+    model: ModelRef, folder: Path, method: Method, turns: Sequence[Sequence[str]], settings: AlignmentSettings
+) -> Keeping:
+    """Where the adapter goes and whose it is. Raises: UsageError where there would be none, or several."""
+    from tasks.alignment.method import Trained
+    from tasks.models.adapters import Keeping
+
+    if not isinstance(method, Trained):
+        raise UsageError(
+            f"[alignment] keep_adapter: method '{settings.method}' trains nothing, so there is no adapter; "
+            "use keep_adapter = false, or a method that trains"
+        )
+    if len(turns) > 1:
+        raise UsageError(
+            f'[alignment] keep_adapter: order = "sequence" trains {len(turns)} adapters, each on the model that the last '
+            'one made, and one is kept; use order = "together", or keep_adapter = false'
+        )
+    return Keeping(folder, model.location, model.revision) if model.source == "hub" else Keeping(folder)
 
 
 def _forget_in_turn(
@@ -66,6 +92,7 @@ def _forget_in_turn(
     autoencoders: Mapping[Site, Autoencoder],
     latents: Mapping[Site, Mapping[str, list[int]]],
     settings: AlignmentSettings,
+    keep: Keeping | None,
 ) -> list[dict[str, float]]:
     """Make the student forget, in place, each turn from where the last left it; the loss parts of every step.
 
@@ -79,7 +106,7 @@ def _forget_in_turn(
     history: list[dict[str, float]] = []
     for turn, targets in enumerate(turns, 1):
         material = gather_material(student, facts, method, settings, targets)
-        aligned = align_model(student, method, material, autoencoders, latents, settings)
+        aligned = align_model(student, method, material, autoencoders, latents, settings, keep=keep)
         if aligned.intervention is not None:
             if turn < len(turns):
                 raise UsageError(

@@ -25,6 +25,7 @@ from tasks.alignment.projection import GeometricProjection
 from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.stopping import among_unknown
 from tasks.alignment.terms import retain_likelihood
+from tasks.models.adapters import Keeping
 from tasks.models.forward import edited, logits_of, plan_for, read_sites, recomputed, run_batch
 from tasks.models.intervention import detach
 from tasks.models.load import LoadedModel
@@ -73,8 +74,11 @@ def align_model(
     settings: AlignmentSettings,
     *,
     report: Callable[[int, Mapping[str, float]], None] = lambda step, parts: None,
+    keep: Keeping | None = None,
 ) -> Aligned:
     """Make the student forget, in place.
+
+    keep  where an adapter that was trained is written to.
 
     No second model is held: the starting model's states and distributions on the rows that will be drawn are
     computed before the first step.
@@ -100,7 +104,7 @@ def align_model(
     found = student.intervention
     given = dataclasses.replace(given, prepared=method.prepare(start))
     with (
-        training_parameters(student, method, given_sites, settings) as parameters,
+        training_parameters(student, method, given_sites, settings, keep) as parameters,
         nothing_else_moves(student.model, parameters.values()),
         recomputed(student) if settings.checkpointing else contextlib.nullcontext(),
     ):

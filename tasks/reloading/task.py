@@ -46,9 +46,7 @@ def reload(
         [(int(asked["name_start"][row]), int(asked["name_end"][row])) for row in rows],
         [asked["answers"][row][:1] for row in rows],
     )
-    given = [
-        Asked(asked["prompt"][row], each.prompt, each.answers[0]) for row, each in zip(rows, encoded, strict=True)
-    ]
+    given = [Asked(asked["prompt"][row], each.prompt, each.answers[0]) for row, each in zip(rows, encoded, strict=True)]
     folder = Path(location_of(unlearned.model)[0])
     adapter = folder_of(unlearned.artifact) / "adapter"
     dtype = unlearned.model.dtype
@@ -70,7 +68,9 @@ def reload(
     adapted = np.full(len(rows), np.nan)
     if found.adapter is not None:
         adapted = np.array(found.adapter)
-        check_same_scores(observed, adapted, tokens, dtype, f"the base model with the adapter in {adapter}, read by peft,")
+        check_same_scores(
+            observed, adapted, tokens, dtype, f"the base model with the adapter in {adapter}, read by peft,"
+        )
     with new_artifact() as build:
         write_table(build.folder / "reloading.parquet", {
             "question": [asked["question"][row] for row in rows],

@@ -28,8 +28,9 @@ from tasks.caching import Journal, journal
 CACHED, TO_COMPUTE = "cached", "to compute"
 ROOT = Path(__file__).parents[2]
 JUDGED = ["scores", "verdict", "report", "tracking"]
+FROM_OBSERVATIONS = [*JUDGED[:3], "reloading", *JUDGED[3:]]
 ASKED = ["observations", "population", "relearning", "traces", "gradients", "views"]
-ALIGNED = ["alignment", *ASKED, *["stressed", "observations", "traces", "views"] * 2, *JUDGED]
+ALIGNED = ["alignment", *ASKED, *["stressed", "observations", "traces", "views"] * 2, *FROM_OBSERVATIONS]
 """What a change of the alignment computes anew: nothing of base and gold."""
 
 

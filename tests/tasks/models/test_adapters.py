@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.models.adapters import adapted
+from tasks.models.adapters import Keeping, adapted
 from tasks.models.load import LoadedModel
 
 BLOCK = {
@@ -155,3 +157,30 @@ def test_a_second_time_is_like_the_first(fresh: Fresh) -> None:
                 stir(parameters)
             last, before = changed(before, loaded), weights(loaded)
             assert last
+
+
+@families
+def test_what_is_kept_is_what_plain_peft_loads(fresh: Fresh, family: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    kept = {}
+    for name, keep in (
+        ("once", Keeping(tmp_path / "once", "owner/name", "c" * 40)),
+        ("twice", Keeping(tmp_path / "twice")),
+    ):
+        loaded = fresh(family)
+        with adapted(loaded, frozenset({1}), rank=2, alpha=6.0, keep=keep) as parameters:
+            stir(parameters)
+        kept[name] = json.loads((tmp_path / name / "adapter_config.json").read_text())
+    plain = PeftModel.from_pretrained(fresh(family).model, str(tmp_path / "once")).eval()
+    ids = torch.tensor([[1, 5, 9, 13, 4, 7], [1, 8, 3, 3, 20, 11]])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(input_ids=ids).logits, logits(loaded), rtol=1e-5, atol=1e-5)
+    assert (tmp_path / "once" / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "twice" / "adapter_model.safetensors"
+    ).read_bytes()
+    names = kept["once"]["target_modules"]
+    assert names == sorted(names), "a set would be written in any order"
+    assert (kept["once"]["base_model_name_or_path"], kept["once"]["revision"]) == ("owner/name", "c" * 40)
+    assert kept["twice"]["base_model_name_or_path"] is None
+    assert kept["once"]["task_type"] == "CAUSAL_LM"

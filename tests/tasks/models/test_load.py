@@ -9,9 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from storage.records import Site, UsageError
+from tasks.models import load
 from tasks.models.forward import all_residuals, next_token_log_probabilities, read_sites
 from tasks.models.load import LoadedModel, check_comparable, load_model, pick_device, save_model
 from tasks.models.worlds import encode_world
@@ -146,6 +153,29 @@ def test_devices() -> None:
 def test_sites_of_a_cut_model_end_where_it_was_cut(saved: tuple[LoadedModel, Path]) -> None:
     with pytest.raises(UsageError, match="layers 0 to 0"):
         read_sites(load_model(saved[1], blocks=1), [[1, 2]], [[1]], [Site(1)])
+
+
+def test_a_saved_model_keeps_what_came_with_it(
+    saved: tuple[LoadedModel, Path], copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights in several files, their dtype, how it generates, how a conversation is written."""
+    (copy / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    (copy / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.7, "top_k": 3}))
+    loaded = load_model(copy, dtype="bfloat16")
+    monkeypatch.setattr(load, "SHARD", "20KB")
+    save_model(loaded, tmp_path / "again")
+    names = {path.name for path in (tmp_path / "again").iterdir()}
+    assert "model.safetensors.index.json" in names
+    assert len([name for name in names if name.endswith(".safetensors")]) > 1
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert all(torch.equal(each, loaded.model.state_dict()[name]) for name, each in again.state_dict().items())
+    assert again.dtype == torch.bfloat16
+    assert (again.generation_config.temperature, again.generation_config.top_k) == (0.7, 3)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False) == "hello"
+    assert tokenizer.get_vocab() == loaded.tokenizer.get_vocab()
+    texts = [path.read_text() for path in (tmp_path / "again").iterdir() if path.suffix in (".json", ".jinja")]
+    assert not any(str(copy.parent) in text for text in texts), "no path of this machine goes along"
 
 
 def save_words(folder: Path, *, width: int = 16, layers: int = 2, extra: str = "") -> Path:
