@@ -14,6 +14,7 @@ from flows.commands.bench import bench
 from flows.commands.compare import compare
 from flows.commands.cost import cost
 from flows.commands.options import AsJson, Changes, DryRun, stdout_kept_for_json
+from flows.commands.publishing import Public, PushTo, check_push, push
 from flows.commands.trust import trust
 from flows.session import debugging, start_logging
 from storage.artifacts import ArtifactMissing, StorageError
@@ -56,6 +57,8 @@ def run(
     dry_run: DryRun = False,
     refresh: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     throughput: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 200.0,
+    push_to_hub: PushTo = "",
+    public: Public = False,
     as_json: AsJson = False,
 ) -> int:
     """Run an experiment; what was computed before is not computed again.
@@ -83,12 +86,15 @@ def run(
 
     from flows.session import session
 
+    check_push(push_to_hub, public)
     with stdout_kept_for_json(as_json):
         with session("unlearn", chosen.name, flat_settings(chosen), anew) as (unlearn, log):
             outcome = unlearn(experiment, list(changes))
         from flows.results import made_by
 
         made = made_by(outcome)
+        if push_to_hub:
+            made["pushed"] = push(outcome, push_to_hub, public)
     from flows.commands.console import print_run, print_scores, print_verdict
 
     if as_json:
@@ -100,6 +106,8 @@ def run(
         print(
             f"report   {made['report']}\nmodel    {made['model']}\nruns     sae-unlearn ui   (this one: {made['mlflow_run']})"
         )
+        if push_to_hub:
+            print(f"pushed   {made['pushed']}")
     return 0
 
 

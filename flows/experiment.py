@@ -23,7 +23,7 @@ from tasks.evaluation.settings import (
 from tasks.latents.settings import LatentSettings
 from tasks.questions.settings import QuestionSettings
 from tasks.reloading.settings import ReloadingSettings
-from tasks.report.settings import ReportSettings
+from tasks.report.settings import CardSettings, ReportSettings
 from tasks.sources.settings import SourceSettings
 from tasks.statements.settings import StatementSettings
 from tasks.testbed.settings import PretrainingSettings, WorldSettings
@@ -74,6 +74,7 @@ class Experiment:
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
     reloading: ReloadingSettings = field(default_factory=ReloadingSettings)
+    card: CardSettings = field(default_factory=CardSettings)
 
 
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -98,6 +99,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "verdict": ("verdict",),
     "report": ("report",),
-    "release": ("reloading",),
+    "release": ("reloading", "card"),
 }
 """Section of the file -> the parts of an Experiment it feeds."""

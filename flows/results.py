@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from storage.artifacts import folder_of
@@ -45,10 +46,15 @@ def made_by(outcome: Any) -> dict[str, Any]:
     return {
         "scores": score_rows(outcome.assessment.scorecard),
         "verdict": verdict_document(outcome.assessment.verdict),
-        "model": str(folder_of(outcome.unlearned.artifact) / outcome.unlearned.model.location),
+        "model": str(model_folder(outcome)),
         "report": str(folder_of(outcome.report.artifact) / "report.html"),
         "mlflow_run": outcome.tracked.run_id,
     }
+
+
+def model_folder(outcome: Any) -> Path:
+    """The model with its card."""
+    return folder_of(outcome.released.artifact) / outcome.released.model.location
 
 
 def verdict_document(verdict: Verdict) -> dict[str, Any]:

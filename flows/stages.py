@@ -32,6 +32,7 @@ STAGES = {
     "verdict": "what the scores come to, by the thresholds of the experiment",
     "report": "the page a person reads",
     "reloading": "the saved model, read in a fresh process by transformers alone, scores as it did in the run",
+    "release": "the model's folder with its card, to be given away",
     "tracking": "the run in MLflow",
 }
 OPTIONAL = ("statements", "utility")

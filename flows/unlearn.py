@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from prefect import flow
 
@@ -11,12 +12,12 @@ from flows.config import Experiment, flat_settings, load_experiment
 from flows.evaluate import Assessment, assess
 from flows.prepare import Insight, Subject, look_inside, prepare
 from flows.results import markdown_of, score_rows
-from storage.records import ReloadedModel, Report, TrackedRun, UnlearnedModel
+from storage.records import ReleasedModel, ReloadedModel, Report, TrackedRun, UnlearnedModel
 from storage.settings import configure_environment
 from storage.tracking_store import public_address, store_identity
 from tasks.alignment.task import align
 from tasks.reloading.task import reload
-from tasks.report.task import track, write_report
+from tasks.report.task import release, track, write_report
 
 logger = logging.getLogger("sae_unlearn")
 
@@ -31,6 +32,7 @@ class Outcome:
     assessment: Assessment
     report: Report
     reloaded: ReloadedModel
+    released: ReleasedModel
     tracked: TrackedRun
 
 
@@ -62,6 +64,19 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
         assessment.of("unlearned").observations,
         experiment.reloading,
     )
+    settings = tuple((name, str(value)) for name, value in sorted(flat_settings(experiment, runtime=False).items()))
+    released = release(
+        base=subject.models.base,
+        world=subject.world,
+        forget_set=subject.forget_set,
+        unlearned=unlearned,
+        scorecard=assessment.scorecard,
+        verdict=assessment.verdict,
+        reloaded=reloaded,
+        parameters=tuple((name, value) for name, value in settings if name.startswith("alignment.")),
+        version=version("sae-unlearn"),
+        settings=experiment.card,
+    )
     tracked = track(
         address=public_address(),
         store=store_identity(),
@@ -70,14 +85,13 @@ def unlearn_chain(experiment: Experiment) -> Outcome:
         model=subject.models.base,
         forget_set=subject.forget_set,
         unlearned=unlearned,
+        released=released,
         scorecard=assessment.scorecard,
         verdict=assessment.verdict,
         report=report,
-        parameters=tuple(
-            (name, str(value)) for name, value in sorted(flat_settings(experiment, runtime=False).items())
-        ),
+        parameters=settings,
     )
-    return Outcome(subject, insight, unlearned, assessment, report, reloaded, tracked)
+    return Outcome(subject, insight, unlearned, assessment, report, reloaded, released, tracked)
 
 
 @flow(name="unlearn")

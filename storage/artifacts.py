@@ -188,6 +188,18 @@ def building(
             raise
 
 
+def share_folder(source: Path, target: Path) -> None:
+    """The files below a folder in another one too, without a second copy on the disk where it can give a file two names."""
+
+    def shared(path: str, other: str) -> None:
+        try:
+            os.link(path, other)
+        except OSError:  # a disk that cannot
+            shutil.copy2(path, other)
+
+    shutil.copytree(source, target, copy_function=shared)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to, this process's own, that becomes `path` only when it is whole."""

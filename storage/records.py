@@ -283,6 +283,14 @@ class Report:
 
 
 @dataclass(frozen=True)
+class ReleasedModel:
+    """What can be given away: `model/` with its card, and `published.md`, the card that goes with it to a hub."""
+
+    artifact: Artifact
+    model: ModelRef
+
+
+@dataclass(frozen=True)
 class TrackedRun:
     """Where the run stands in MLflow."""
 

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from yaml import YAMLError
 
 from storage.records import UsageError
 
@@ -36,8 +37,9 @@ DESCRIPTION = (
     "vocab.*",
     "merges.txt",
     "*.jinja",
+    "README.md",
 )
-"""Patterns of what says how a model is built and what it reads; a file of code matches none."""
+"""Patterns of what says how a model is built, what it reads and under which licence; a file of code matches none."""
 WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json", "intervention.*")
 """Patterns of the weights, and of an edit that goes with them."""
 
@@ -89,6 +91,16 @@ def fetch_files(repository: str, revision: str, patterns: Sequence[str], kind: K
     except Exception as error:
         raise explained(error, repository, revision, kind) from error
     return Path(folder)
+
+
+def licence_of(folder: Path) -> tuple[str, str]:
+    """The licence that a model's card states and, where no hub lists it, its name; empty where there is no such card."""
+    try:
+        data = huggingface_hub.ModelCard.load(folder / "README.md").data
+    except (OSError, ValueError, YAMLError):
+        return "", ""
+    name = data.license_name if data.license == "other" else ""
+    return (data.license if isinstance(data.license, str) else ""), str(name or "")
 
 
 def _answered(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Doors of the report stage (the page a person reads) and of the tracking stage (the run in MLflow)."""
+"""Doors of the report (the page a person reads), of the release (the model with its card) and of tracking (the run in MLflow)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from storage.artifacts import folder_of, read_manifest
+from storage.artifacts import folder_of, read_manifest, share_folder
 from storage.records import (
     Artifact,
     EntitySet,
@@ -16,6 +16,8 @@ from storage.records import (
     ModelRef,
     Observations,
     Observed,
+    ReleasedModel,
+    ReloadedModel,
     Report,
     SaeRef,
     Scorecard,
@@ -27,7 +29,7 @@ from storage.records import (
 )
 from storage.tables import read_table
 from tasks.caching import new_artifact, stage
-from tasks.report.settings import ReportSettings
+from tasks.report.settings import CardSettings, ReportSettings
 
 
 @stage("report")
@@ -130,6 +132,70 @@ def _facts(world: Path) -> str:
     return f"Facts: {origin['source']}{f', {place}' if place else ''}; licence: {origin['licence']}."
 
 
+@stage("release")
+def release(
+    base: ModelRef,
+    world: World,
+    forget_set: ForgetSet,
+    unlearned: UnlearnedModel,
+    scorecard: Scorecard,
+    verdict: Verdict,
+    reloaded: ReloadedModel,
+    parameters: tuple[tuple[str, str], ...],
+    version: str,
+    settings: CardSettings,
+) -> ReleasedModel:
+    """`model/`, the saved model with its card (README.md) and, where one was kept, the adapter; `published.md`, the card
+    for a hub.
+
+    parameters  the settings of `[alignment]`, as text; version, that of the tool.
+    """
+    from storage.weights import location_of
+    from tasks.report.card import CardContent, make_card
+
+    made = folder_of(unlearned.artifact)
+    source, _ = location_of(unlearned.model)
+    adapter = made / "adapter"
+    content = CardContent(
+        base=_described(base),
+        method=unlearned.method,
+        targets=forget_set.targets,
+        world=world.source,
+        settings=parameters,
+        verdict=verdict.verdict,
+        evidence=read_table(folder_of(verdict.artifact) / "verdict.parquet"),
+        scores=read_table(folder_of(scorecard.artifact) / "scores.parquet"),
+        reread=f"Read again in a fresh process ({reloaded.reader}), it scored {reloaded.questions} questions as in the run: "
+        f"log-probabilities at most {reloaded.apart:.1g} nats a token apart.",
+        edited=reloaded.reader != "plain transformers",
+        adapter=adapter.is_dir(),
+        weights=unlearned.artifact.content,
+        version=version,
+    )
+    with new_artifact() as build:
+        share_folder(Path(source), build.folder / "model")
+        if adapter.is_dir():
+            share_folder(adapter, build.folder / "model" / "adapter")
+        (build.folder / "model" / "README.md").write_text(make_card(content, named=True), encoding="utf-8")
+        (build.folder / "published.md").write_text(make_card(content, named=settings.name_targets), encoding="utf-8")
+    return ReleasedModel(
+        build.artifact, ModelRef("artifact", "model", artifact=build.artifact, dtype=unlearned.model.dtype)
+    )
+
+
+def _described(base: ModelRef) -> Any:
+    """The base model as a card names it, with the licence that its own card states."""
+    from storage.weights import location_of
+    from tasks.models.hub import licence_of
+    from tasks.models.load import model_folder
+    from tasks.report.card import Base
+
+    licence, named = licence_of(model_folder(*location_of(base)))
+    if base.source == "hub":
+        return Base(base.location, base.revision, on_hub=True, licence=licence, licence_name=named)
+    return Base(_base_name(base), licence=licence, licence_name=named)
+
+
 @stage("tracking")
 def track(
     address: str,
@@ -139,6 +205,7 @@ def track(
     model: ModelRef,
     forget_set: ForgetSet,
     unlearned: UnlearnedModel,
+    released: ReleasedModel,
     scorecard: Scorecard,
     verdict: Verdict,
     report: Report,
@@ -174,7 +241,7 @@ def track(
     whose, targets = _base_name(model), ", ".join(forget_set.targets)
     worldly = f"{world.source} {world.artifact.content[:8]}"
     page = folder_of(report.artifact)
-    folder, _ = location_of(unlearned.model)
+    folder, _ = location_of(released.model)
     content = RunContent(
         experiment=experiment_name(worldly, whose),
         name=f"{unlearned.method} · {targets}"[:200],

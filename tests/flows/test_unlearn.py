@@ -27,7 +27,7 @@ from tasks.caching import Journal, journal
 
 CACHED, TO_COMPUTE = "cached", "to compute"
 ROOT = Path(__file__).parents[2]
-JUDGED = ["scores", "verdict", "report", "tracking"]
+JUDGED = ["scores", "verdict", "report", "release", "tracking"]
 FROM_OBSERVATIONS = [*JUDGED[:3], "reloading", *JUDGED[3:]]
 ASKED = ["observations", "population", "relearning", "traces", "gradients", "views"]
 ALIGNED = ["alignment", *ASKED, *["stressed", "observations", "traces", "views"] * 2, *FROM_OBSERVATIONS]

@@ -1,7 +1,8 @@
 """A Hugging Face hub on this machine: folders served over HTTP as models and datasets with commits.
 
 It speaks the part of the hub's interface that huggingface_hub, transformers, datasets and sae_lens read from:
-repository information, trees, paths, references, and files with ranges. Errors carry the hub's `X-Error-Code`.
+repository information, trees, paths, references, and files with ranges; what is written to it, see `hub_uploads`.
+Errors carry the hub's `X-Error-Code`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import hub_uploads
 import pytest
 
 Kind = Literal["model", "dataset"]
@@ -46,6 +48,7 @@ class Refusal(Exception):
     def __init__(self, status: int, code: str, message: str, commit: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.body: dict[str, Any] = {"error": message}
         self.headers = {"X-Error-Message": message}
         if code:
             self.headers["X-Error-Code"] = code
@@ -61,6 +64,10 @@ class Repository:
     name: str
     gated: bool = False
     """Whether its files, but not what it is called and lists, need an account that accepted its terms."""
+    private: bool = False
+    """Whether none but those who may write to it see that it is there."""
+    messages: list[str] = field(default_factory=list)
+    """Of the commits that were sent to it."""
     references: dict[str, str] = field(default_factory=dict)
     """Branch or tag -> commit."""
     commits: dict[str, Path] = field(default_factory=dict)
@@ -80,7 +87,7 @@ class Repository:
             "id": self.name,
             "author": self.name.split("/")[0],
             "sha": commit,
-            "private": False,
+            "private": self.private,
             "disabled": False,
             "gated": "manual" if self.gated else False,
             "downloads": 0,
@@ -121,6 +128,10 @@ class Hub:
         """Every request so far, oldest first."""
         self.accounts: dict[str, set[str]] = {}
         """Token -> names of the gated repositories whose terms its owner accepted."""
+        self.writers: dict[str, tuple[str, ...]] = {}
+        """Token -> the name of its account, and of the organisations whose members may write."""
+        self.stored: dict[str, bytes] = {}
+        """Large files that were sent, by their SHA-256."""
         self.repositories: dict[tuple[str, str], Repository] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -161,10 +172,15 @@ class Hub:
 
     def find(self, kind: str, name: str, token: str | None) -> Repository:
         """A repository. Raises: Refusal for a wrong token, and where there is none."""
-        if token is not None and token not in self.accounts:
+        if token is not None and token not in self.accounts and token not in self.writers:
             raise Refusal(401, "", "Invalid credentials in Authorization header")
         repository = self.repositories.get((kind, name))
-        if repository is None:  # whoever is not signed in cannot tell a private one from one that is not there
+        hidden = (
+            repository is not None
+            and repository.private
+            and name.split("/")[0] not in self.writers.get(token or "", ())
+        )
+        if repository is None or hidden:  # whoever is not signed in cannot tell which of the two
             raise Refusal(401 if token is None else 404, "RepoNotFound", "Repository not found")
         return repository
 
@@ -174,7 +190,7 @@ class Hub:
         if repository.gated and token is None:
             message = f"{restricted}. You must have access to it and be authenticated to access it. Please log in."
             raise Refusal(401, "GatedRepo", message)
-        if repository.gated and repository.name not in self.accounts[str(token)]:
+        if repository.gated and repository.name not in self.accounts.get(str(token), ()):
             raise Refusal(403, "GatedRepo", f"{restricted} and you are not in the authorized list.")
 
 
@@ -185,7 +201,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             self._answer()
 
-        do_HEAD = do_POST = do_GET
+        do_HEAD = do_POST = do_PUT = do_GET
 
         def log_message(self, *_: object) -> None:
             """Nothing is written: `Hub.requests` has it all."""
@@ -193,13 +209,15 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def _answer(self) -> None:
             split = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(split.query).items()}
-            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             authorization = self.headers.get("Authorization") or ""
             token = authorization.removeprefix("Bearer ") or None
             try:
-                if call := API.fullmatch(split.path):
+                if (answered := hub_uploads.answer(hub, self.command, split.path, body, token)) is not None:
+                    self._send(200, *answered)
+                elif call := API.fullmatch(split.path):
                     kind, name, what, *rest = (unquote(part or "") for part in call.groups())
-                    found = self._information(hub.find(kind, name, token), what, rest, query, parse_qs(sent))
+                    found = self._information(hub.find(kind, name, token), what, rest, query, parse_qs(body.decode()))
                     self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
                 elif call := FILE.fullmatch(split.path):
                     prefix, name, revision, path = (unquote(part or "") for part in call.groups())
@@ -209,7 +227,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 else:
                     raise Refusal(404, "", "Not found")
             except Refusal as refusal:
-                self._send(refusal.status, json.dumps({"error": str(refusal)}).encode(), refusal.headers)
+                self._send(refusal.status, json.dumps(refusal.body).encode(), refusal.headers)
 
         def _information(
             self, repository: Repository, what: str, rest: list[str], query: dict[str, str], sent: dict[str, list[str]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -85,13 +86,19 @@ def score_in_fresh_process(
             check=False,
         )
         if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
             raise UsageError(
-                f"the model saved in {model} cannot be read by transformers alone: {lines[-1].strip()}; make it again "
+                f"the model saved in {model} cannot be read by transformers alone: {_last_error(done)}; make it again "
                 "(`sae-unlearn run --refresh alignment`), and if that does not help, report its family and version"
             )
         found = json.loads(answered.read_text(encoding="utf-8"))
     return Reread(found["model"], found["tokens"], edited, found.get("adapter"))
+
+
+def _last_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The line that names the error; its message may have more of them."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (named or lines)[-1].strip()
 
 
 def _environment() -> dict[str, str]:
