@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.results import model_folder
 from storage.artifacts import folder_of
 from storage.records import UsageError
 
@@ -38,6 +37,7 @@ def check_push(name: str, public: bool) -> None:
 
 def push(outcome: Any, name: str, public: bool) -> str:
     """Push the run's model with the card that is meant for a hub; the commit's address. Raises: UsageError."""
+    from flows.results import model_folder
     from tasks.models.release.push import push_model
 
     verdict, method = outcome.assessment.verdict.verdict, outcome.unlearned.method

@@ -23,14 +23,20 @@ def chosen_rows(questions: Mapping[str, Any], count: int) -> list[int]:
     return [int(row) for row in np.concatenate(spread)]
 
 
-def check_same_tokens(expected: Sequence[Sequence[int]], found: Sequence[Sequence[int]], where: str) -> None:
-    """That the saved tokenizer reads the texts as the base model's. Raises: UsageError where it does not."""
-    wrong = [number for number, pair in enumerate(zip(expected, found, strict=True)) if list(pair[0]) != list(pair[1])]
+def check_same_tokens(
+    expected: Sequence[Sequence[int]], found: Sequence[Sequence[int]], begin: Sequence[int], where: str
+) -> None:
+    """That the saved tokenizer reads the texts as the base model's; `begin` may stand before.
+
+    Raises: UsageError where it does not.
+    """
+    pairs = [(list(wanted), list(ids)) for wanted, ids in zip(expected, found, strict=True)]
+    wrong = [(wanted, ids) for wanted, ids in pairs if wanted not in (ids, [*begin, *ids])]
     if wrong:
         raise UsageError(
-            f"the tokenizer saved in {where} reads {len(wrong)} of {len(expected)} prompts otherwise than the base "
-            f"model's: {list(found[wrong[0]])} where {list(expected[wrong[0]])} was expected; copy the base model's "
-            "tokenizer files into that folder, and report its family"
+            f"the tokenizer saved in {where} reads {len(wrong)} of {len(pairs)} prompts otherwise than the base model's: "
+            f"{wrong[0][1]} where {wrong[0][0]} was expected; copy the base model's tokenizer files into that folder, and "
+            "report its family"
         )
 
 

@@ -29,6 +29,7 @@ def reload(
 
     Raises: UsageError where the folder cannot be read so, or anything is scored otherwise than the run observed.
     """
+    from tasks.models.chat.template import chat_of
     from tasks.models.load import model_folder, read_tokenizer
     from tasks.models.prompts import beginning, encode_questions
     from tasks.models.release.fresh import Asked, score_in_fresh_process
@@ -39,14 +40,15 @@ def reload(
     rows = chosen_rows(asked, settings.questions)
     origin = model_folder(*location_of(base))
     tokenizer, family = read_tokenizer(origin)
-    encoded = encode_questions(
-        tokenizer,
-        family,
-        [asked["prompt"][row] for row in rows],
-        [(int(asked["name_start"][row]), int(asked["name_end"][row])) for row in rows],
-        [asked["answers"][row][:1] for row in rows],
-    )
-    given = [Asked(asked["prompt"][row], each.prompt, each.answers[0]) for row, each in zip(rows, encoded, strict=True)]
+    chat = chat_of(tokenizer, str(origin)) if base.chat else None
+    prompts = [asked["prompt"][row] for row in rows]
+    spans = [(int(asked["name_start"][row]), int(asked["name_end"][row])) for row in rows]
+    first = [asked["answers"][row][:1] for row in rows]
+    encoded = encode_questions(tokenizer, family, prompts, spans, first, chat)
+    given = [
+        Asked(prompt if chat is None else chat.turn(prompt)[0], each.prompt, each.answers[0])
+        for prompt, each in zip(prompts, encoded, strict=True)
+    ]
     folder = Path(location_of(unlearned.model)[0])
     adapter = folder_of(unlearned.artifact) / "adapter"
     dtype = unlearned.model.dtype
@@ -58,8 +60,7 @@ def reload(
         adapter=adapter if adapter.is_dir() else None,
         base=origin,
     )
-    begins = len(beginning(tokenizer, family))
-    check_same_tokens([each.prompt[begins:] for each in given], found.tokens, str(folder))
+    check_same_tokens([each.prompt for each in given], found.tokens, beginning(tokenizer, family), str(folder))
     observed = np.array([answers["log_probability"][row] for row in rows])
     tokens = [len(each.answer) for each in given]
     reader = "tasks.models.load" if found.edited else "plain transformers"

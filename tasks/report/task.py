@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +179,7 @@ def release(
             share_folder(adapter, build.folder / "model" / "adapter")
         (build.folder / "model" / "README.md").write_text(make_card(content, named=True), encoding="utf-8")
         (build.folder / "published.md").write_text(make_card(content, named=settings.name_targets), encoding="utf-8")
-    return ReleasedModel(
-        build.artifact, ModelRef("artifact", "model", artifact=build.artifact, dtype=unlearned.model.dtype)
-    )
+    return ReleasedModel(build.artifact, dataclasses.replace(unlearned.model, artifact=build.artifact))
 
 
 def _described(base: ModelRef) -> Any:

@@ -34,6 +34,6 @@ def test_another_number_or_none_is_refused_in_one_line(wrong: float) -> None:
 
 
 def test_another_tokenizer_is_refused() -> None:
-    check_same_tokens([(1, 2), (3,)], [[1, 2], [3]], "here")
-    with pytest.raises(UsageError, match=r"saved in here reads 1 of 2 prompts otherwise .*\[4\] where \[3\]"):
-        check_same_tokens([(1, 2), (3,)], [[1, 2], [4]], "here")
+    check_same_tokens([(1, 2), (1, 3), (3,)], [[1, 2], [3], [3]], (1,), "here")
+    with pytest.raises(UsageError, match=r"saved in here reads 1 of 2 prompts otherwise .*\[4\] where \[1, 3\]"):
+        check_same_tokens([(1, 2), (1, 3)], [[2], [4]], (1,), "here")
