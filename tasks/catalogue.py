@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from pathlib import Path
+from typing import Any
 
 from storage.records import UsageError
 
@@ -42,7 +43,7 @@ def _singular(plural: str) -> str:
     return plural.removesuffix("es") if plural.endswith("sses") else plural.removesuffix("s")
 
 
-def load(folder: str, name: str) -> type:
+def load(folder: str, name: str) -> type[Any]:
     """The plugin's class: the one public class defined in its file."""
     module = importlib.import_module(module_of(folder, name))
     classes = [
