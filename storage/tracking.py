@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import math
-import re
 import time
 import urllib.error
 import urllib.request
@@ -24,11 +23,15 @@ from filelock import FileLock
 from storage.artifacts import StorageError, disk_errors
 from storage.records import UsageError
 from storage.settings import home, tracking_uri
+from storage.tracking_names import LATEST, latest_of, safe_name
 from storage.tracking_store import artifacts_of, database_of, public_address, store_identity
 
 KEY, CONTENT = "key", "content"
 """Tags by which a run is found again: key and content of the alignment that made its model."""
 MODEL_FOLDER = "model"
+CHAMPION = "champion"
+"""Alias of a registered model's newest version that is judged forgotten."""
+FORGOTTEN = "forgotten"
 PATIENCE = 10.0
 """Seconds a server may take to say that it is there."""
 BATCH = 900
@@ -83,7 +86,9 @@ class RunContent:
     """(file or folder, folder among the run's artifacts)."""
     model: Path
     registered_model: str
-    alias: str
+    """Whose versions forgot the same of the same model."""
+    method: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -140,21 +145,6 @@ def write_flat_runs(experiment: str, runs: Sequence[FlatRun]) -> int:
         address = _experiment(client, experiment, uri)
         there = {run.data.tags.get(KEY): run for run in _runs(client, address)}
         return sum(_write_flat(client, address, run, there.get(run.key)) for run in runs)
-
-
-def safe_name(*parts: str) -> str:
-    """A name of the parts that MLflow takes for a model or an alias: letters, digits, `_`, `.` and `-`."""
-    return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-.") for part in parts)))
-
-
-def metric_name(*parts: str) -> str:
-    """A name that MLflow takes for a metric: the first part is its section in the pages."""
-    return "/".join(re.sub(r"[^\w. -]+", "_", part) for part in parts if part)
-
-
-def experiment_name(*parts: str) -> str:
-    """A name without `/`, of which the pages would show the last piece only."""
-    return ", ".join(part.replace("/", "-") for part in parts if part)
 
 
 def _await_server(uri: str) -> None:
@@ -347,34 +337,52 @@ def _write_datasets(client: Any, run_id: str, datasets: Sequence[Dataset]) -> No
 
 
 def _write_model(client: Any, run_id: str, folder: Path) -> None:
-    """Copy the model's files, but those that lie there in full."""
+    """Copy the model's files, but those that lie there in full; a card of the same length may say another thing."""
     there = {entry.path: entry.file_size for entry in client.list_artifacts(run_id, MODEL_FOLDER)}
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             client.log_artifacts(run_id, str(path), f"{MODEL_FOLDER}/{path.name}")
-        elif there.get(f"{MODEL_FOLDER}/{path.name}") != path.stat().st_size:
+        elif path.suffix == ".md" or there.get(f"{MODEL_FOLDER}/{path.name}") != path.stat().st_size:
             client.log_artifact(run_id, str(path), MODEL_FOLDER)
 
 
 def _register(client: Any, run_id: str, content: RunContent) -> str:
-    """The version of this run's model, made where there is none; the alias moves to it unless it leads to a newer one."""
+    """The version of this run's model, made where there is none and told what it was judged to be; the aliases follow."""
     from mlflow.exceptions import MlflowException
 
     name = content.registered_model
     with contextlib.suppress(MlflowException):
         client.create_registered_model(name)
-    mine = [version for version in client.search_model_versions(f"name = '{name}'") if version.run_id == run_id]
+    versions = {int(each.version): each for each in client.search_model_versions(f"name = '{name}'")}
+    mine = [number for number, each in versions.items() if each.run_id == run_id]
+    told = {"method": content.method, "verdict": content.verdict}
     if mine:
-        version = max(int(each.version) for each in mine)
+        version = max(mine)
+        if versions[version].description != content.summary:
+            client.update_model_version(name, str(version), content.summary)
+        for tag, value in told.items():
+            if versions[version].tags.get(tag) != value:
+                client.set_model_version_tag(name, str(version), tag, value)
     else:
         source = f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{MODEL_FOLDER}"
-        tags = {KEY: content.key, CONTENT: content.content}
+        tags = {KEY: content.key, CONTENT: content.content, **told}
         made = client.create_model_version(name, source, run_id, tags=tags, description=content.summary)
         version = int(made.version)
-    try:
-        current = int(client.get_model_version_by_alias(name, content.alias).version)
-    except MlflowException:
-        current = 0
-    if version > current:
-        client.set_registered_model_alias(name, content.alias, str(version))
+    _place_aliases(client, name, {number: each.tags for number, each in versions.items()} | {version: told})
     return str(version)
+
+
+def _place_aliases(client: Any, name: str, versions: Mapping[int, Mapping[str, str]]) -> None:
+    """`latest`, `latest-<method>` and `champion` where the versions' tags say; other aliases are the user's."""
+    wanted = {LATEST: max(versions)}
+    for number, tags in sorted(versions.items()):
+        if method := tags.get("method"):
+            wanted[latest_of(method)] = number
+        if tags.get("verdict") == FORGOTTEN:
+            wanted[CHAMPION] = number
+    standing = {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
+    for alias, number in wanted.items():
+        if standing.get(alias) != number:
+            client.set_registered_model_alias(name, alias, str(number))
+    if CHAMPION in standing and CHAMPION not in wanted:
+        client.delete_registered_model_alias(name, CHAMPION)

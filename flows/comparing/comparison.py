@@ -14,7 +14,8 @@ from flows.comparing.tuning import Tuned, keep_studies, rate_of
 from flows.results import in_rows, place_to_show, with_interval
 from storage.artifacts import disk_errors
 from storage.tables import read_table, write_table
-from storage.tracking import FlatRun, metric_name
+from storage.tracking import FlatRun
+from storage.tracking_names import metric_name
 from tasks import catalogue
 from tasks.evaluation.aggregate import mean_over_cells, paired_difference
 

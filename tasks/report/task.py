@@ -219,15 +219,8 @@ def track(
     """
     import json
 
-    from storage.tracking import (
-        Dataset,
-        Metric,
-        RunContent,
-        experiment_name,
-        metric_name,
-        safe_name,
-        write_run,
-    )
+    from storage.tracking import Dataset, Metric, RunContent, write_run
+    from storage.tracking_names import experiment_name, latest_of, metric_name, safe_name
     from storage.weights import location_of
     from tasks.report.tracked import description, score_metrics, training_curves
 
@@ -278,8 +271,9 @@ def track(
             (folder_of(verdict.artifact) / "verdict.parquet", ""),
         ],
         model=Path(folder),
-        registered_model=safe_name("unlearned", worldly, whose),
-        alias=safe_name("latest", unlearned.method).replace(".", "-"),
+        registered_model=safe_name("unlearned", worldly, whose, forget_set.artifact.content[:8]),
+        method=unlearned.method,
+        verdict=verdict.verdict,
     )
     written = write_run(content)
     document = {
@@ -287,7 +281,7 @@ def track(
         "experiment": written.experiment,
         "run": written.run_id,
         "model": written.version,
-        "alias": f"models:/{content.registered_model}@{content.alias}",
+        "alias": f"models:/{content.registered_model}@{latest_of(content.method)}",
     }
     with new_artifact() as build:
         (build.folder / "run.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

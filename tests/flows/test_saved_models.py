@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
+from flows import cli
 from flows.config import load_experiment
 from flows.unlearn import Outcome
 from storage.artifacts import folder_of
@@ -69,3 +71,40 @@ def test_an_adapter_is_kept_of_a_method_that_trains_one(ran: tuple[Outcome, Jour
 def test_keeping_an_adapter_asks_for_one() -> None:
     with pytest.raises(UsageError, match='only train = "lora" makes an adapter, given train = "weights"'):
         load_experiment("quick", ["alignment.train=weights", "alignment.keep_adapter=true"])
+
+
+def test_the_release_is_the_model_with_its_cards(ran: tuple[Outcome, Journal]) -> None:
+    outcome = ran[0]
+    target = outcome.subject.forget_set.targets[0]
+    folder, made = folder_of(outcome.released.artifact), folder_of(outcome.unlearned.artifact) / "model"
+    files = {path.name: path for path in (folder / "model").iterdir()}
+    assert set(files) == {"README.md", *(path.name for path in made.iterdir())}
+    assert all(path.read_bytes() == files[path.name].read_bytes() for path in made.iterdir())
+    assert files["model.safetensors"].samefile(made / "model.safetensors"), "no second copy"
+    card = files["README.md"].read_text()
+    assert target in card
+    assert outcome.assessment.verdict.verdict in card
+    assert target not in (folder / "published.md").read_text()
+
+
+def test_a_run_pushes_its_model_in_private_with_the_card_that_names_nobody(
+    ran: tuple[Outcome, Journal], hub: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "hf_the_secret_of_this_test"
+    assert cli.run_command(["run", "quick", "--push-to-hub", "me/without"]) == 2
+    assert "no token was given" in capfd.readouterr().err
+    hub.writers[secret] = ("me",)
+    monkeypatch.setenv("HF_TOKEN", secret)
+    for _ in range(2):
+        assert cli.run_command(["run", "quick", "--push-to-hub", "me/without", "--json"]) == 0
+        captured = capfd.readouterr()
+        assert secret not in captured.out + captured.err
+        document = json.loads(captured.out)
+        assert {stage["state"] for stage in document["stages"]} == {"cached"}
+        assert document["pushed"].startswith(f"{hub.address}/me/without/commit/")
+    repository = hub.repositories["model", "me/without"]
+    assert repository.private
+    assert len(repository.messages) == 1, "what is there is not sent again"
+    arrived = repository.commits[repository.references["main"]]
+    assert (arrived / "README.md").read_text() == (folder_of(ran[0].released.artifact) / "published.md").read_text()
+    assert (arrived / "model.safetensors").is_file()

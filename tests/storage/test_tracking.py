@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,8 @@ def content(tmp_path: Path) -> RunContent:
         files=[(tmp_path / "report.html", "")],
         model=model,
         registered_model="unlearned-a-world",
-        alias="latest-method",
+        method="method",
+        verdict="forgotten",
     )
 
 
@@ -156,6 +156,39 @@ def test_other_weights_are_another_run_and_version(home: Path, content: RunConte
     assert client().get_model_version_by_alias("unlearned-a-world", "latest-method").version in (2, "2")
     write_run(content)
     assert client().get_model_version_by_alias("unlearned-a-world", "latest-method").version in (2, "2")
+
+
+def aliases() -> dict[str, int]:
+    found = client().get_registered_model("unlearned-a-world").aliases
+    return {alias: int(version) for alias, version in found.items()}
+
+
+def test_aliases_follow_what_the_versions_were_judged(home: Path, content: RunContent) -> None:
+    write_run(content)
+    assert aliases() == {"latest": 1, "latest-method": 1, "champion": 1}
+    second = dataclasses.replace(content, content="c" * 32, method="npo", verdict="hidden", summary="It hides.")
+    write_run(second)
+    assert aliases() == {"latest": 2, "latest-method": 1, "latest-npo": 2, "champion": 1}
+    client().set_registered_model_alias("unlearned-a-world", "mine", "1")
+    write_run(content)
+    write_run(second)
+    assert aliases() == {"latest": 2, "latest-method": 1, "latest-npo": 2, "champion": 1, "mine": 1}, "a second time"
+    write_run(dataclasses.replace(second, verdict="forgotten", summary="It forgot."))
+    assert aliases()["champion"] == 2
+    told = client().get_model_version("unlearned-a-world", "2")
+    assert (told.tags["verdict"], told.description) == ("forgotten", "It forgot.")
+    for each in (content, second):
+        write_run(dataclasses.replace(each, verdict="damaged"))
+    assert aliases() == {"latest": 2, "latest-method": 1, "latest-npo": 2, "mine": 1}, "no champion is left"
+
+
+def test_a_changed_card_is_sent_again(home: Path, content: RunContent) -> None:
+    (content.model / "README.md").write_text("hidden..")
+    written = write_run(content)
+    (content.model / "README.md").write_text("damaged.")
+    write_run(content)
+    folder = Path(client().download_artifacts(written.run_id, "model"))
+    assert (folder / "README.md").read_text() == "damaged."
 
 
 def test_a_deleted_store_is_another_one(home: Path) -> None:
@@ -353,23 +386,3 @@ def test_what_a_cached_run_calls_imports_no_mlflow(home: Path) -> None:
         "tracking_store.public_address(); heavy = {'mlflow', 'torch', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ), timeout=120)
-
-
-@pytest.mark.parametrize(
-    ("make", "parts", "name"),
-    [
-        (
-            tracking.safe_name,
-            ("unlearned", "testbed small: Ä/b", "google/gemma"),
-            "unlearned-testbed-small-b-google-gemma",
-        ),
-        (
-            tracking.metric_name,
-            ("inside", "knownness_auroc_residual_1@name_last"),
-            "inside/knownness_auroc_residual_1_name_last",
-        ),
-        (tracking.experiment_name, ("testbed small", "google/gemma-2b"), "testbed small, google-gemma-2b"),
-    ],
-)
-def test_names_are_made_fit(make: Callable[..., str], parts: tuple[str, ...], name: str) -> None:
-    assert make(*parts) == name

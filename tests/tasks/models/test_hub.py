@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from storage.records import UsageError
 from tasks.models.forward import next_token_log_probabilities
-from tasks.models.hub import commit_of, fetch
+from tasks.models.hub import commit_of, fetch, licence_of
 from tasks.models.load import LoadedModel, check_comparable, load_model
 from tasks.models.prompts import encode_texts
 
@@ -211,3 +211,19 @@ def test_neither_hub_nor_cache(hub: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     said = refusal(lambda: load_model("org/name", revision=COMMIT))
     assert f"(revision {COMMIT}) is neither a folder nor to be had from the hub or its cache" in said
     assert "HF_HUB_OFFLINE" in said
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("---\nlicense: apache-2.0\n---\nText.", ("apache-2.0", "")),
+        ("---\nlicense: other\nlicense_name: its-own\n---\n", ("other", "its-own")),
+        ("No front matter.", ("", "")),
+        ("---\nlicense: [a\n---\n", ("", "")),
+        (None, ("", "")),
+    ],
+)
+def test_licence_is_what_the_card_states(tmp_path: Path, card: str | None, expected: tuple[str, str]) -> None:
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    assert licence_of(tmp_path) == expected

@@ -12,7 +12,7 @@ import pytest
 
 from storage import tracking
 from storage.artifacts import building, folder_of
-from storage.records import Report
+from storage.records import ReleasedModel, Report
 from storage.tables import read_table
 from storage.tracking import RunContent, Written
 from storage.usage import Usage
@@ -100,10 +100,11 @@ def test_the_door_sends_the_run_and_keeps_where_it_is(
     with building("report", "r" * 32) as build:
         (build.folder / "report.html").write_text("page")
         (build.folder / "figures").mkdir()
+    released = ReleasedModel(results.unlearned.artifact, results.unlearned.model)
     caching._running.set(("tracking", "t" * 32, {"stage": "tracking"}, Usage()))
     parameters = (("alignment.seed", "3"),)
     tracked = track.function(
-        "sqlite:///x", "id", "default", results.world, results.model, results.forget_set, results.unlearned, results.scorecard,
+        "sqlite:///x", "id", "default", results.world, results.model, results.forget_set, results.unlearned, released, results.scorecard,
         results.verdict, Report(build.artifact), parameters,
     )  # fmt: skip
     content = sent[0]
@@ -113,7 +114,8 @@ def test_the_door_sends_the_run_and_keeps_where_it_is(
     assert content.tags["targets"] == "A/B"
     assert content.tags["scores"] == results.scorecard.artifact.key
     assert {metric.name.split("/")[0] for metric in content.curves} == {"train"}
-    assert content.alias == "latest-sae_guided"
+    assert content.method == "sae_guided"
+    assert content.registered_model.endswith(results.forget_set.artifact.content[:8])
     assert (content.model / "config.json").is_file()
     assert all(path.exists() for path, _ in content.files)
     assert content.tags["verdict"] == results.verdict.verdict == "forgotten"
