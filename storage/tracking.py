@@ -23,7 +23,7 @@ from filelock import FileLock
 from storage.artifacts import StorageError, disk_errors
 from storage.records import UsageError
 from storage.settings import home, tracking_uri
-from storage.tracking_names import LATEST, latest_of, safe_name
+from storage.tracking_names import latest_of, safe_name
 from storage.tracking_store import artifacts_of, database_of, public_address, store_identity
 
 KEY, CONTENT = "key", "content"
@@ -373,8 +373,8 @@ def _register(client: Any, run_id: str, content: RunContent) -> str:
 
 
 def _place_aliases(client: Any, name: str, versions: Mapping[int, Mapping[str, str]]) -> None:
-    """`latest`, `latest-<method>` and `champion` where the versions' tags say; other aliases are the user's."""
-    wanted = {LATEST: max(versions)}
+    """`latest-<method>` and `champion` where the versions' tags say; other aliases are the user's, and `latest` MLflow's own."""
+    wanted = {}
     for number, tags in sorted(versions.items()):
         if method := tags.get("method"):
             wanted[latest_of(method)] = number

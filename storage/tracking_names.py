@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 
-LATEST = "latest"
-"""Alias of a registered model's newest version."""
-
 
 def safe_name(*parts: str) -> str:
     """A name of the parts that MLflow takes for a model or an alias: letters, digits, `_`, `.` and `-`."""
@@ -25,4 +22,4 @@ def experiment_name(*parts: str) -> str:
 
 def latest_of(method: str) -> str:
     """The alias of the newest version that a method made."""
-    return safe_name(LATEST, method).replace(".", "-")
+    return safe_name("latest", method).replace(".", "-")

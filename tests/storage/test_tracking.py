@@ -165,21 +165,21 @@ def aliases() -> dict[str, int]:
 
 def test_aliases_follow_what_the_versions_were_judged(home: Path, content: RunContent) -> None:
     write_run(content)
-    assert aliases() == {"latest": 1, "latest-method": 1, "champion": 1}
+    assert aliases() == {"latest-method": 1, "champion": 1}
     second = dataclasses.replace(content, content="c" * 32, method="npo", verdict="hidden", summary="It hides.")
     write_run(second)
-    assert aliases() == {"latest": 2, "latest-method": 1, "latest-npo": 2, "champion": 1}
+    assert aliases() == {"latest-method": 1, "latest-npo": 2, "champion": 1}
     client().set_registered_model_alias("unlearned-a-world", "mine", "1")
     write_run(content)
     write_run(second)
-    assert aliases() == {"latest": 2, "latest-method": 1, "latest-npo": 2, "champion": 1, "mine": 1}, "a second time"
+    assert aliases() == {"latest-method": 1, "latest-npo": 2, "champion": 1, "mine": 1}, "a second time"
     write_run(dataclasses.replace(second, verdict="forgotten", summary="It forgot."))
     assert aliases()["champion"] == 2
     told = client().get_model_version("unlearned-a-world", "2")
     assert (told.tags["verdict"], told.description) == ("forgotten", "It forgot.")
     for each in (content, second):
         write_run(dataclasses.replace(each, verdict="damaged"))
-    assert aliases() == {"latest": 2, "latest-method": 1, "latest-npo": 2, "mine": 1}, "no champion is left"
+    assert aliases() == {"latest-method": 1, "latest-npo": 2, "mine": 1}, "no champion is left"
 
 
 def test_a_changed_card_is_sent_again(home: Path, content: RunContent) -> None:
