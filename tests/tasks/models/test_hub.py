@@ -107,11 +107,12 @@ def test_a_commit_stands_for_itself(hub: Any) -> None:
 
 
 def test_nothing_but_what_a_model_is_read_from_is_fetched(hub: Any, copy: Path) -> None:
-    for name in ("pytorch_model.bin", "modeling_llama.py", "consolidated.safetensors", "onnx/model.onnx", "README.md"):
+    for name in ("pytorch_model.bin", "modeling_llama.py", "consolidated.safetensors", "onnx/model.onnx"):
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_bytes(b"not to be read")
+    (copy / "README.md").write_text("its licence")
     commit = hub.publish("org/name", copy)
-    kept = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    kept = {"README.md", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     folder = fetch("org/name", weights=False)
     assert {path.name for path in folder.iterdir()} == kept
     check_comparable((copy, ""), ("org/name", ""))
