@@ -120,6 +120,8 @@ def forget(
     experiment: str = "default",
     changes: Changes = (),
     dry_run: DryRun = False,
+    push_to_hub: PushTo = "",
+    public: Public = False,
     as_json: AsJson = False,
 ) -> int:
     """Make a model forget somebody by name alone.
@@ -144,7 +146,8 @@ def forget(
     from flows.commands.forget import changes_for
 
     asked = changes_for(name, model, type, experiment, changes)
-    return int(run(experiment, changes=asked, dry_run=dry_run, as_json=as_json))
+    done = run(experiment, changes=asked, dry_run=dry_run, push_to_hub=push_to_hub, public=public, as_json=as_json)
+    return int(done)
 
 
 @app.command
