@@ -81,7 +81,8 @@ def align_model(
     keep  where an adapter that was trained is written to.
 
     No second model is held: the starting model's states and distributions on the rows that will be drawn are
-    computed before the first step.
+    computed before the first step. Where adapters train, passes with these switched off would give the same, and take a
+    forward pass of every group in every step for what is computed here once a row; and weights have no such switch.
 
     Raises: UsageError for a step with fewer rows than parts; ArithmeticError when the loss is not finite or nothing
     moved that was to train.
