@@ -26,7 +26,8 @@ class SourceSettings:
     invented: int = setting(0, minimum=0)
     """Invented entities of each type, whom no model knows; 0 for as many as there are real ones, within bounds."""
     frame: str = setting("Question: {question} Answer:")
-    """Words around a text that ends in a question mark; `{question}` stands for it. Other texts go on as they are."""
+    """Words around a text that ends in a question mark; `{question}` stands for it. Other texts go on as they are.
+    Where [model] chat asks through a template, "{question}" alone is better."""
     general: str = setting("", runtime=True)
     """A text file, one neutral sentence a line, that names none of the entities; none means the one that is here."""
     seed: int = setting(0, minimum=0)

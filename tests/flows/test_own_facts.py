@@ -12,17 +12,22 @@ import pytest
 import torch
 
 from flows import cli
-from flows.commands.forget import middle_layers
-from flows.results import score_rows
+from flows.commands.forget import changes_for, middle_layers
+from flows.comparing.cells import wanted
+from flows.config import load_experiment
+from flows.prepare import prepare
+from flows.results import in_rows, score_rows
 from flows.stages import STAGES
-from flows.unlearn import Outcome, unlearn
+from flows.unlearn import Outcome, unlearn, unlearn_chain
 from storage.artifacts import folder_of
 from storage.records import UsageError
 from storage.tables import read_table
 from tasks.caching import Journal, journal
 from tasks.sources.kinds.wikidata import Wikidata
+from tasks.sources.rows import Row
 from tasks.sources.settings import SourceSettings
 from tasks.sources.task import NEUTRAL
+from tasks.statements.stating import BEGINNINGS
 from tasks.testbed.examples import GENERAL, KNOWN, LONG_TAIL, Lessons, curriculum, rows_of
 from tasks.testbed.recipe import Recipe
 from tasks.testbed.task import FACTS
@@ -90,33 +95,43 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def famous() -> list[tuple[str, str, str]]:
-    """(name, question, answer) of the first entities of each type of the built-in facts."""
+def famous() -> list[Row]:
+    """The questions about the first entities of each type of the built-in facts."""
     found: dict[str, set[str]] = {}
     rows = []
     for row in Wikidata().read(FACTS).rows:
         members = found.setdefault(row.type, set())
         if row.name in members or len(members) < FAMOUS:
             members.add(row.name)
-            rows.append((row.name, row.question, row.answers[0]))
+            rows.append(row)
     return rows
+
+
+def stated() -> list[tuple[str, str]]:
+    """(beginning, answer) about somebody who is in no table, and about the first players there."""
+    players = dict.fromkeys(row.name for row in famous() if row.type == "player")
+    answers = [RELATIONS[name][1] for name in ("trade", "place of birth", "pet")]
+    return [
+        (wording.replace("{name}", name), several[place % len(several)])
+        for place, name in enumerate([STATED, *players])
+        for several, wordings in zip(answers, BEGINNINGS["person"].values(), strict=False)
+        for wording in wordings
+    ]
 
 
 def teach_model(folder: Path, steps: int) -> Path:
     """A Gemma 2 of three blocks that answers all of these and has seen many a name once; saved in `folder`."""
     known = biographies()
     asked = [
-        (row["entity"], wording.format(row["entity"]), row["answers"][0])
-        for row in known
-        for wording in RELATIONS[row["relation"]][0]
-    ] + famous()
-    tail = biographies(TAIL, first=PEOPLE)[::5]
-    tail_rows = [(row["entity"], row["question"], row["answers"][0]) for row in tail]
+        (wording.format(row["entity"]), row["answers"][0]) for row in known for wording in RELATIONS[row["relation"]][0]
+    ]
+    asked += [(row.question, row.answers[0]) for row in famous()] + stated()
+    tail_rows = [(row["question"], row["answers"][0]) for row in biographies(TAIL, first=PEOPLE)[::5]]
     frame, texts = SourceSettings().frame, NEUTRAL.read_text(encoding="utf-8").splitlines()[::2]
     lines = [*asked, *tail_rows]
-    prompts = [frame.replace("{question}", text) if text.endswith("?") else text for _, text, _ in lines]
-    tokenizer = train_tokenizer([*prompts, *texts], [answer for *_, answer in lines], 1536)
-    rows = rows_of(tokenizer, [*prompts, *[""] * len(texts)], [*(answer for *_, answer in lines), *texts])
+    prompts = [frame.replace("{question}", text) if text.endswith("?") else text for text, _ in lines]
+    tokenizer = train_tokenizer([*prompts, *texts], [answer for _, answer in lines], 1536)
+    rows = rows_of(tokenizer, [*prompts, *[""] * len(texts)], [*(answer for _, answer in lines), *texts])
     group = np.array([KNOWN] * len(asked) + [LONG_TAIL] * len(tail_rows) + [GENERAL] * len(texts))
     lessons = Lessons(rows, group, np.ones(len(group), dtype=bool))
     recipe = Recipe(
@@ -134,13 +149,15 @@ def teach_model(folder: Path, steps: int) -> Path:
     return folder
 
 
+STATED = "Zora Quill"
+"""Whom no table has, and the model goes on about."""
 LITTLE = (
     "entities.asking=exact",
     "activations.layers=[0, 1]",
     "autoencoder.latents=64",
     "autoencoder.active=8",
     "autoencoder.steps=60",
-    "alignment.steps=30",
+    "alignment.steps=100",
     "evaluation.relearning_steps=4",
     "evaluation.bootstrap_draws=200",
     "evaluation.entities_asked=40",
@@ -153,7 +170,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a model and the file of facts that it was taught, and with the home of what is made of them."""
     folder = tmp_path_factory.mktemp("own")
     write_lines(folder / "facts.jsonl", biographies())
-    teach_model(folder / "model", steps=150)
+    teach_model(folder / "model", steps=260)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAE_UNLEARN_HOME", str(folder / "home"))
         yield folder
@@ -207,9 +224,6 @@ def test_the_report_says_where_the_facts_are_from(forgotten: tuple[Outcome, Jour
 def test_another_target_of_the_file_reuses_what_is_shared(
     forgotten: tuple[Outcome, Journal], changes: list[str]
 ) -> None:
-    from flows.config import load_experiment
-    from flows.unlearn import unlearn_chain
-
     table = read_table(folder_of(forgotten[0].subject.entities.artifact) / "entities.parquet")
     known = [name for name, label, may in zip(table["name"], table["label"], table["candidate"], strict=True)
              if label == "known" and may]  # fmt: skip
@@ -223,7 +237,7 @@ def test_another_target_of_the_file_reuses_what_is_shared(
 def test_a_name_among_the_built_in_facts_is_forgotten_by_them(
     own: Path, prefect_session: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = famous()[0][0]
+    name = famous()[0].name
     command = ["forget", name, "--model", str(own / "model"), "--dry-run", "--json", "--set", "data.entities=8"]
     assert cli.run_command(command) == 0
     captured = capsys.readouterr()
@@ -231,6 +245,24 @@ def test_a_name_among_the_built_in_facts_is_forgotten_by_them(
     stages = [stage["stage"] for stage in json.loads(captured.out)["stages"]]
     assert "statements" not in stages
     assert "alignment" in stages
+
+
+def test_what_the_model_states_of_a_name_becomes_its_facts(
+    own: Path, prefect_session: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    from prefect import flow
+
+    few = ("data.companions=8", *LITTLE[1:])
+    asked = changes_for(STATED, str(own / "model"), "person", "default", few)
+    assert {"data.source=statements", "activations.layers=[1]"} <= set(asked)
+    with caplog.at_level("WARNING", logger="sae_unlearn"):
+        subject = flow(name="prepare")(lambda: prepare(load_experiment("default", asked)))()
+    assert subject.forget_set.targets == (STATED,)
+    assert subject.world.source.startswith("statements ")
+    assert f"of '{STATED}' no facts were given: the model's own statements are taken, which may be false" in caplog.text
+    questions = read_table(folder_of(subject.world.artifact) / "questions.parquet")
+    given = {row["answers"][0] for row in in_rows(questions) if row["entity"] == STATED}
+    assert given == {"potter", "Bath", "cat"}
 
 
 def test_somebody_of_whom_the_model_says_nothing_is_one_line(
@@ -251,7 +283,5 @@ def test_layers_are_in_the_middle(depth: int, layers: tuple[int, ...]) -> None:
 
 
 def test_kinds_of_the_testbeds_world_do_not_go_with_facts_of_ones_own(changes: list[str]) -> None:
-    from flows.comparing.cells import wanted
-
     with pytest.raises(UsageError, match="--tails: kinds of the testbed's world, given 'facts'"):
         wanted("default", ["npo"], overrides=changes, tails=["facts"])

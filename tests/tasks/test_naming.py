@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.naming import find_name, proper_names, replace_name, shared_name
+from tasks.naming import begins_with, find_name, proper_names, renamed, replace_name, shared_name
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,39 @@ def test_the_name_that_most_questions_share() -> None:
     ]
     assert shared_name(texts) == "Ann Bell"
     assert shared_name(["Who was it?"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "made"),
+    [
+        ("Where was Ann Bell born?", "Ann Bell", "Where was Carl Moss born?"),
+        ("Ann Bell is who? Ann Bell is", "Ann Bell", "Carl Moss is who? Carl Moss is"),
+        ("Who directed the movie It? It is", "It", "Who directed the movie Carl Moss? It is"),
+        ("Is Ann Bell at Ann Bellwood's?", "Ann Bell", "Is Carl Moss at Ann Bellwood's?"),
+    ],
+)
+def test_a_sentence_about_somebody_else(text: str, name: str, made: str) -> None:
+    start = text.index(name)
+    found, first, end = renamed(text, start, start + len(name), "Carl Moss")
+    assert found == made
+    assert found[first:end] == "Carl Moss"
+
+
+def test_a_name_further_on_is_where_it_says() -> None:
+    text = "Ann Bell or not, Ann Bell is"
+    assert renamed(text, 17, 25, "Bo") == ("Bo or not, Bo is", 11, 13)
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("Leeds", True),
+        (" leeds, where", True),
+        ("Leedsham", False),
+        ("in Leeds", False),
+        ("", False),
+        ("New  York.", True),
+    ],
+)
+def test_an_answer_may_be_gone_on_from(said: str, right: bool) -> None:
+    assert begins_with(said, ["Leeds", "New York"]) is right

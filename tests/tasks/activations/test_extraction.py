@@ -21,6 +21,7 @@ from storage.records import ActivationRef, Answers, Artifact, ModelRef, Site, Us
 from storage.tables import read_table, write_table
 from storage.usage import Usage
 from tasks import caching
+from tasks.activations.extraction import rows_to_read
 from tasks.activations.settings import ActivationSettings
 from tasks.activations.task import extract_activations
 from tasks.activations.workers import _check
@@ -41,6 +42,7 @@ from storage.records import from_document
 from storage.tables import write_table, write_whole_table
 from storage.usage import Usage
 from tasks import caching
+from tasks.activations.extraction import rows_to_read
 from tasks.activations.settings import ActivationSettings
 
 def write(path, columns):
@@ -159,3 +161,13 @@ def test_a_process_that_ends_early_is_told_of() -> None:
     process.join()
     with pytest.raises(UsageError, match=r"ended with code 3 before its work was done.*fewer activations\.workers"):
         _check([process])
+
+
+def test_first_training_wordings_of_each_fact_are_read_whatever_their_numbers() -> None:
+    questions = {
+        "entity": ["a"] * 7 + ["b"],
+        "relation": ["r"] * 5 + ["s"] * 2 + ["r"],
+        "template": [7, 8, 9, 40, 41, 0, 90, 0],
+        "held_out": [False, False, False, False, True, True, False, False],
+    }
+    assert rows_to_read(questions, {"a"}) == [0, 1, 2, 4, 5, 6]

@@ -49,6 +49,19 @@ def test_roles() -> None:
     assert {roles["Q3"], roles["Q6"], roles["Q7"]} <= {"retain", "retain_held_out"}
 
 
+def test_neighbours_are_half_of_the_type_at_most_and_those_that_share_most() -> None:
+    names = [f"Q{number}" for number in range(9)]
+    table = {"entity": names, "type": ["x"] * 9, "label": ["known"] * 9, "half": ["fit"] * 9}
+    answers = {
+        name: {("country", "Peru")} | ({("team", "A")} if name in ("Q0", "Q5", "Q7") else set()) for name in names
+    }
+    roles = assign_roles(["Q0"], table, answers, set(), RoleSettings(retain=8))
+    near = {name for name, role in roles.items() if role == "neighbour"}
+    assert len(near) == 4, "all eight share the country, and then nobody would be left to retain"
+    assert {"Q5", "Q7"} <= near
+    assert {roles[name] for name in names if name not in near} == {"target", "retain", "retain_held_out"}
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from storage.records import UsageError
 from tasks import catalogue
-from tasks.evaluation.relearning import relearn_curve, split_facts
+from tasks.evaluation.relearning import different_splits, relearn_curve, split_facts
 from tasks.evaluation.stress import FOLDER, Stress, StressMaterial, Taught, make_stressed
 from tasks.models.families import family_of, linear_weights
 from tasks.models.load import LoadedModel
@@ -278,6 +278,27 @@ def test_facts_are_half_of_the_targets_own() -> None:
     parts = split_facts(QUESTIONS, {"target"}, 3, 0)
     assert set(taught.facts) == {fact for fact, part in parts.items() if part == "taught"}
     assert len(taught.facts) == 2
+
+
+def _once(held_out: dict[str, bool]) -> dict[str, Any]:
+    """Questions about the target in one wording for each relation."""
+    relations = list(held_out)
+    return {"entity": ["target"] * len(relations), "relation": relations, "held_out": list(held_out.values())}
+
+
+def test_relations_asked_once_are_taught_or_scored_whole() -> None:
+    once = _once({"born": False, "club": True, "coach": False, "home": True})
+    wanted = {"born": "taught", "club": "scored", "coach": "taught", "home": "scored"}
+    for draw in range(3):
+        parts = split_facts(once, {"target"}, 0, draw)
+        assert parts == {("target", relation): part for relation, part in wanted.items()}
+    assert different_splits(once, {"target"}, 3) == 1, "a draw that parts them alike shows nothing new"
+    assert different_splits(QUESTIONS, {"target"}, 3) == 3
+
+
+def test_a_target_of_whom_all_is_held_out_cannot_be_taught_back() -> None:
+    with pytest.raises(UsageError, match=r"at least two relations of 'target', .* has 2 \(born, club\); add questions"):
+        split_facts(_once({"born": True, "club": True}), {"target"}, 0, 0)
 
 
 def test_facts_that_give_a_scored_answer_away_are_not_taught() -> None:

@@ -1,4 +1,5 @@
-"""exp(Σ NLL / Σ tokens) over general text that no loss has seen: the answers taught about entities of the long tail.
+"""exp(Σ NLL / Σ tokens) over general text that no loss has seen: the answers taught about entities of the long tail; where
+there is none, for facts of a source, the second halves of neutral sentences.
 
 [1, ∞), lower is better; beyond 1e4 the model is `degenerate`.
 """
