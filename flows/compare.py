@@ -103,8 +103,8 @@ def compare(
     summary = summarise(rows, scoring.bootstrap_draws, scoring.confidence)
     paired = paired_with_best(rows, scoring.bootstrap_draws, scoring.confidence)
     every = tuple(({each.method: each for each in tuned} | others.tuned).values())
-    trials = others.trials + [dict(row) for each in tuned for row in each.trials]
-    tables = {"cells": rows, "summary": summary, "verdicts": verdicts, "paired": paired, "trials": trials}
+    tried = others.trials + [dict(row) for each in tuned for row in each.trials]
+    tables = {"cells": rows, "summary": summary, "verdicts": verdicts, "paired": paired, "trials": tried}
     folder = keep(home() / "comparisons" / name, tables, describe(asked, every), tuned)
     run = sum(row["verdict"] != "failed" for row in verdicts)
     return Comparison(folder, run, summary, verdicts, paired, tuple(failures), tuple(tuned), tracked)

@@ -35,7 +35,7 @@ class Parts:
     rows: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     trials: list[dict[str, Any]] = field(default_factory=list)
-    tuned: Mapping[str, Tuned] = field(default_factory=dict)
+    tuned: dict[str, Tuned] = field(default_factory=dict)
     """Method -> the settings its cells have."""
 
     @property
@@ -65,7 +65,8 @@ def read_parts(folders: Sequence[str], asked: Wanted) -> Parts:
 
     Raises: UsageError for a folder that holds no comparison, or one whose cells have other settings than those asked for.
     """
-    found = Parts(tuned=(tuned := {}))
+    tuned: dict[str, Tuned] = {}
+    found = Parts(tuned=tuned)
     wanted = describe(asked, ())["shared"]
     for folder in folders:
         document = _document(folder)

@@ -107,7 +107,7 @@ def untrained(settings: AutoencoderSettings, width: int, hook: str) -> Any:
     """
     import sae_lens
 
-    name, own = {
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
         "topk": ("TopK", {"k": settings.active}),
         "batchtopk": ("BatchTopK", {"k": settings.active}),
         "matryoshka": (
@@ -125,7 +125,8 @@ def untrained(settings: AutoencoderSettings, width: int, hook: str) -> Any:
                 "jumprelu_ste_to_input": True,
             },
         ),
-    }[settings.architecture]
+    }
+    name, own = kinds[settings.architecture]
     config = getattr(sae_lens, f"{name}TrainingSAEConfig")(
         d_in=width, d_sae=settings.latents, normalize_activations="expected_average_only_in", **own
     )

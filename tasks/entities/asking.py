@@ -49,7 +49,7 @@ def ask(
 
     is_right = np.array([right(row, text) for row, text in zip(rows, said, strict=True)])
     share = np.array(
-        [np.mean([right(row, text) for text in each] or [0.0]) for row, each in zip(rows, sampled, strict=True)]
+        [np.mean([right(row, text) for text in each] or [False]) for row, each in zip(rows, sampled, strict=True)]
     )
     return {
         **{name: [questions[name][row] for row in rows] for name in ("question", "entity", "relation", "template")},
