@@ -10,6 +10,7 @@ from prefect import flow
 
 from flows.config import Experiment, flat_settings, load_experiment
 from flows.evaluate import Assessment, assess
+from flows.models import pinned_experiment
 from flows.prepare import Insight, Subject, look_inside, prepare
 from flows.results import markdown_of, score_rows
 from storage.records import ReleasedModel, ReloadedModel, Report, TrackedRun, UnlearnedModel
@@ -38,6 +39,7 @@ class Outcome:
 
 def unlearn_chain(experiment: Experiment) -> Outcome:
     """The stages in order; under `journal(planning=True)` the same lines are the dry run."""
+    experiment = pinned_experiment(experiment)
     subject = prepare(experiment)
     insight = look_inside(subject, experiment)
     unlearned = align(
