@@ -42,7 +42,6 @@ from storage.records import from_document
 from storage.tables import write_table, write_whole_table
 from storage.usage import Usage
 from tasks import caching
-from tasks.activations.extraction import rows_to_read
 from tasks.activations.settings import ActivationSettings
 
 def write(path, columns):
@@ -87,6 +86,7 @@ def asked(own_home: Path, tmp_path: Path) -> tuple[ModelRef, World, Answers]:
     count = len(prompts)
     questions = {
         "entity": [name for name, _ in prompts],
+        "relation": [("born", "home")[row % 2] for row in range(count)],
         "template": np.arange(count) % 3,
         "held_out": np.zeros(count, dtype=bool),
         "prompt": [prompt for _, prompt in prompts],
