@@ -49,6 +49,8 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["run", "--refresh", "alignmet"], "did you mean 'alignment'"),
         (["run", "--dry-run", "--refresh", "x"], "no stage has that name"),
         (["list", "nothing"], '"methods"'),
+        (["run", "quick", "--public"], "give --push-to-hub OWNER/NAME too"),
+        (["run", "quick", "--push-to-hub", "x"], "expected OWNER/NAME"),
         (["compare", "--seeds", "one"], "whole numbers parted by commas"),
         (["trust", "--seeds", "0,one"], "whole numbers parted by commas"),
         (["trust", "--targets", "0"], "one number of at least 1, or names"),
