@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from storage.records import Site, UsageError
@@ -21,12 +21,13 @@ from tasks.alignment.examples import Rows, make_rows
 from tasks.alignment.material import Material
 from tasks.alignment.method import Edit, Forward, Given, Group, Method, Start, Trained
 from tasks.alignment.parameters import training_parameters
+from tasks.alignment.passes import Below, compute, read_below
 from tasks.alignment.projection import GeometricProjection
 from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.stopping import among_unknown
 from tasks.alignment.terms import retain_likelihood
 from tasks.models.adapters import Keeping
-from tasks.models.forward import edited, logits_of, plan_for, read_sites, recomputed, run_batch
+from tasks.models.forward import read_sites, recomputed
 from tasks.models.intervention import detach
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
@@ -53,6 +54,8 @@ class Frozen:
     unknown: dict[Site, Float[Tensor, "N R S D"]] = field(default_factory=dict)
     known: dict[Site, Float[Tensor, "N R S D"]] = field(default_factory=dict)
     unknown_answers: Float[Tensor, "N A V"] | None = None
+    below: Below | None = None
+    """What the frozen blocks below those that train make of the rows."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,10 @@ def align_model(
         trained = list(parameters.values())
         keeps = type(method).finish is not Trained.finish
         before = {name: parameter.detach().clone() for name, parameter in parameters.items()} if keeps else {}
+        for name, rows in drawn.items():
+            if name in method.reads:
+                picked = material.groups[name].pick(torch.tensor(rows)).to(student.device)
+                frozen[name].below = read_below(student, picked, sites)
 
         def batch_at(step: int, part: int, names: Sequence[str]) -> dict[str, Group]:
             chosen = _part(material.steps[step], part, settings.accumulation)
@@ -125,9 +132,10 @@ def align_model(
             return method.loss(batch_at(step, part, names), dataclasses.replace(given, step=step))
 
         def retain_loss(step: int) -> Tensor:
-            rows = material.steps[step]["retain"]
+            rows, kept = material.steps[step]["retain"], frozen["retain"]
+            only = Frozen(kept.place, below=kept.below)
             answers = frozenset({"answers"})
-            return retain_likelihood(_group(student, material.groups["retain"], rows, Frozen(), sites, answers))
+            return retain_likelihood(_group(student, material.groups["retain"], rows, only, sites, answers))
 
         projected = settings.projection == "geometric"
         update = GeometricProjection(trained, retain_loss).update if projected else plain_update
@@ -191,63 +199,6 @@ def _part(step: Mapping[str, list[int]], part: int, parts: int) -> dict[str, lis
         count = len(rows) // beside
         found[name] = rows[count * part // parts * beside : count * (part + 1) // parts * beside]
     return found
-
-
-def compute(
-    loaded: LoadedModel,
-    rows: Rows,
-    sites: Sequence[Site],
-    *,
-    states: bool,
-    answers: bool,
-    restored: tuple[Site, Float[Tensor, "B S D"]] | None = None,
-) -> Forward:
-    """One pass over the rows' tokens without padding, equal beginnings once, gradients as torch is set.
-
-    It ends after the last position that is asked for, and after the last site when no answers are.
-
-    restored  states that take the place of the site's at the rows' state positions: what comes after is computed from
-              them.
-    """
-    wanted = sites if states else ()
-    if not wanted and not answers:
-        return Forward({}, None)
-    until = max(site.layer for site in sites) if not answers else None
-    lengths = (rows.answer_positions if answers else rows.state_positions).amax(-1) + 1
-    sequences = [ids[:length] for ids, length in zip(rows.ids.tolist(), lengths.tolist(), strict=True)]
-    plan = plan_for(loaded, sequences, [range(len(sequence)) for sequence in sequences])
-    node = np.empty(plan.items, dtype=np.int64)  # of each token of each row, among the nodes of all batches
-    starts = np.cumsum([0, *(batch.tokens.size for batch in plan.batches)])
-    for start, batch in zip(starts, plan.batches, strict=False):
-        node[batch.item] = start + batch.row * batch.tokens.shape[1] + batch.node
-    first = (lengths.cumsum(0) - lengths)[:, None]
-    nodes = torch.from_numpy(node).to(rows.ids.device)
-    passes = []
-    for start, batch in zip(starts.tolist(), plan.batches, strict=False):
-        with contextlib.ExitStack() as stack:
-            if restored is not None:
-                site, values = restored
-                where = nodes[first + rows.state_positions][rows.state_mask] - start
-                inside = (where >= 0) & (where < batch.tokens.size)
-                change = functools.partial(_put, where[inside], values[rows.state_mask][inside])
-                stack.enter_context(edited(loaded, site, change))
-            passes.append(run_batch(loaded, batch, plan.trie, sites=wanted, until=until))
-    picked = {
-        site: torch.cat([found[site].flatten(0, 1) for found, _ in passes])[nodes[first + rows.state_positions]]
-        for site in wanted
-    }
-    if not answers:
-        return Forward(picked, None)
-    hidden = torch.cat([output.last_hidden_state.flatten(0, 1) for _, output in passes])
-    distinct, which = nodes[first + rows.answer_positions].unique(return_inverse=True)
-    log_probabilities = logits_of(loaded, hidden[distinct]).float().log_softmax(-1)
-    return Forward(picked, log_probabilities.index_select(0, which.flatten()).unflatten(0, which.shape))
-
-
-def _put(
-    where: Int[Tensor, " n"], values: Float[Tensor, "n D"], state: Float[Tensor, "R T D"]
-) -> Float[Tensor, "R T D"]:
-    return state.flatten(0, 1).index_copy(0, where, values.to(state.dtype)).view_as(state)
 
 
 @torch.no_grad()
@@ -354,20 +305,20 @@ def _group(
 ) -> Group:
     """The chosen rows, what the student makes of them, and what the starting model did where that was kept."""
     picked = rows.pick(torch.tensor(chosen)).to(student.device)
-    forward = compute(student, picked, sites, states="states" in needs, answers="answers" in needs)
-    if not frozen.place:
-        return Group(picked, forward, None)
-    reference = None
     index = torch.tensor([frozen.place[row] for row in chosen], device=student.device)
+    reference = None
     if frozen.forward is not None:
         before = frozen.forward
-        answers = None if before.log_probabilities is None else before.log_probabilities[index]
-        reference = Forward({site: state[index] for site, state in before.states.items()}, answers)
+        log_p = None if before.log_probabilities is None else before.log_probabilities[index]
+        reference = Forward({site: state[index] for site, state in before.states.items()}, log_p)
     unknown, known = ({site: state[index] for site, state in kind.items()} for kind in (frozen.unknown, frozen.known))
     strangers = None if frozen.unknown_answers is None else frozen.unknown_answers[index]
-    restored = None
+    run = functools.partial(compute, student, picked, sites, below=frozen.below and frozen.below.of(index))
+    states, answers, restored = "states" in needs, "answers" in needs, None
     if "restored answers" in needs:
         assert reference is not None
-        deepest = (sites[-1], reference.states[sites[-1]])
-        restored = compute(student, picked, sites, states=False, answers=True, restored=deepest)
+        # What lies below the restored site is the same in both passes: without answers of its own, one does.
+        former = (sites[-1], reference.states[sites[-1]])
+        restored = run(states=states and not answers, answers=True, restored=former)
+    forward = run(states=states, answers=answers) if restored is None or answers else Forward(restored.states, None)
     return Group(picked, forward, reference, unknown, known, strangers, index, restored)

@@ -140,6 +140,28 @@ def recomputed(loaded: LoadedModel) -> Iterator[None]:
                 block.forward = forward
 
 
+@contextmanager
+def beginning_at(loaded: LoadedModel, block: int, state: Float[Tensor, "B T D"]) -> Iterator[None]:
+    """Every forward pass made inside begins at a block, the state being its input: the blocks below it do nothing."""
+    below: list[Any] = list(loaded.blocks)[:block]
+
+    def give(_module: nn.Module, inputs: Any) -> Any:
+        return (state.to(_tensor(inputs).dtype), *inputs[1:])
+
+    own = [vars(each).get("forward") for each in below]
+    handle = loaded.blocks[block].register_forward_pre_hook(give)
+    try:
+        for each in below:
+            each.forward = _pass_on
+        yield
+    finally:
+        handle.remove()
+        for each, forward in zip(below, own, strict=True):
+            del each.forward
+            if forward is not None:
+                each.forward = forward
+
+
 def run_decoder(
     loaded: LoadedModel,
     tokens: Int[Tensor, "B T"],
@@ -330,6 +352,10 @@ def _tensor(output: Any) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"a hook found {type(value).__name__} where a tensor, or a tuple that begins with one, was due")
     return value
+
+
+def _pass_on(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden
 
 
 def _leave(*_: Any) -> None:

@@ -11,14 +11,14 @@ the lower ones were led back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from storage.records import Site
-from tasks.alignment.method import Batch, Given, Loss
+from tasks.alignment.method import Batch, Given, Group, Loss, Start
 from tasks.alignment.terms import retain_divergence, retain_states, unknown_divergence
 
 Space = Callable[[Given, Site, Tensor], Tensor]
@@ -29,46 +29,81 @@ REFERENCES = ("mean", "alias", "centred", "distribution")
 
 
 def guided_needs(weights: Mapping[str, float]) -> dict[str, frozenset[str]]:
-    """What a guided loss reads: without weight on the answers, no forget row is run past the last site."""
-    forget = {"states", "reference states"}
+    """What a guided loss reads: without weight on answers, no row is run past the last site."""
+    forget, retain = {"states", "reference states"}, set()
     if weights["answers"]:
         forget |= {"answers", "unknown answers"}
     if weights["erase"]:
         forget |= {"restored answers", "unknown answers"}
+    for kind in ("states", "answers"):
+        if weights[f"retain_{kind}"]:
+            retain |= {kind, f"reference {kind}"}
+    return {"forget": frozenset(forget), "retain": frozenset(retain)}
+
+
+ALL_NEEDS = guided_needs(dict.fromkeys(TERMS, 1.0))
+
+Goals = Mapping[Site, Sequence[tuple[Tensor, Tensor]]]
+"""Site -> for each forget row its former place and where it is to lie, both `s K`, at the positions that count."""
+
+
+@torch.no_grad()
+def prepared_goals(start: Start, space: Space, reference: str) -> Goals | None:
+    """The goals of every row that will be drawn: two dozen strangers a position are looked at once instead of in each
+    step. None where the loss needs the strangers themselves."""
+    if reference == "distribution":
+        return None
+    forget = start.groups["forget"]
+    rows = [slice(row, row + 1) for row in range(len(forget.rows))]
     return {
-        "forget": frozenset(forget),
-        "retain": frozenset({"states", "answers", "reference states", "reference answers"}),
+        site: [_goals(forget, row, start.given, site, space, reference) for row in rows] for site in start.given.sites
     }
 
 
-ALL_NEEDS = guided_needs({"answers": 1.0, "erase": 1.0})
-
-
-def guided_loss(batch: Batch, given: Given, space: Space, weights: Mapping[str, float], reference: str) -> Loss:
-    """The loss above; `weights` by the names of TERMS, a term without weight is not computed."""
-    forget, retain = batch["forget"], batch["retain"]
+def _goals(
+    forget: Group, rows: slice, given: Given, site: Site, space: Space, reference: str
+) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
+    """Former places of some rows, and where they are to lie."""
     assert forget.reference is not None
+    mask = forget.rows.state_mask[rows]
+    old = space(given, site, forget.reference.states[site][rows][mask])
+    unknown, known = (
+        space(given, site, each[site][rows].transpose(1, 2)[mask]) for each in (forget.unknown, forget.known)
+    )
+    return old, unknown_reference(unknown, known, "alias" if reference == "distribution" else reference)
+
+
+def guided_loss(
+    batch: Batch, given: Given, space: Space, weights: Mapping[str, float], reference: str, goals: Goals | None = None
+) -> Loss:
+    """The loss above; `weights` by the names of TERMS, a term without weight is not computed.
+
+    goals  of `prepared_goals`; None: looked up in the batch, which is the same and slower.
+    """
+    forget, retain = batch["forget"], batch["retain"]
     pulls, pushes = [], []
     mask = forget.rows.state_mask
     for site in given.sites:
         now = space(given, site, forget.student.states[site][mask])
         with torch.no_grad():
-            old = space(given, site, forget.reference.states[site][mask])
-            strangers = space(given, site, forget.unknown[site].transpose(1, 2)[mask])
-            familiar = space(given, site, forget.known[site].transpose(1, 2)[mask])
-            unknown = unknown_reference(strangers, familiar, "alias" if reference == "distribution" else reference)
+            if goals is None:
+                old, unknown = _goals(forget, slice(None), given, site, space, reference)
+            else:
+                assert forget.index is not None
+                chosen = [goals[site][row] for row in forget.index.tolist()]
+                old, unknown = (torch.cat(each) for each in zip(*chosen, strict=True))
             size = unknown.pow(2).sum(-1).mean()
         if reference == "distribution":
+            strangers = space(given, site, forget.unknown[site].transpose(1, 2)[mask])
             pulls.append(energy_distance(now, strangers.flatten(0, 1)) / size.sqrt())
         else:
             pulls.append(squared_distance(now, unknown).mean() / size)
         pushes.append((1 - squared_distance(now, old) / size).relu().mean())
-    parts = {
-        "pull": torch.stack(pulls).mean(),
-        "push": torch.stack(pushes).mean(),
-        "retain_states": retain_states(retain, given),
-        "retain_answers": retain_divergence(retain),
-    }
+    parts = {"pull": torch.stack(pulls).mean(), "push": torch.stack(pushes).mean()}
+    if weights["retain_states"]:
+        parts["retain_states"] = retain_states(retain, given)
+    if weights["retain_answers"]:
+        parts["retain_answers"] = retain_divergence(retain)
     if weights["answers"]:
         parts["answers"] = unknown_divergence(forget)
     if weights["erase"]:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from tasks.alignment.material import Material
 from tasks.alignment.method import Batch, Given, Group, Loss, Trained
+from tasks.alignment.passes import compute
 from tasks.alignment.projection import EPSILON, KEPT, GeometricProjection, multipliers
 from tasks.alignment.terms import answer_log_probability, retain_likelihood
-from tasks.alignment.training import compute
 from tasks.models.load import LoadedModel
 
 BETAS = (0.9, 0.98)

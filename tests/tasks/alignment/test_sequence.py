@@ -17,10 +17,11 @@ from storage.tables import write_table
 from tasks.alignment.material import gather_material
 from tasks.alignment.method import Edit, Group, Method, Start
 from tasks.alignment.methods.likelihood.grad_diff import GradDiff
+from tasks.alignment.passes import compute
 from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.task import _forget_in_turn, _turns
 from tasks.alignment.terms import answer_log_probability
-from tasks.alignment.training import align_model, compute
+from tasks.alignment.training import align_model
 from tasks.models.intervention import Intervention, attached, from_autoencoder
 from tasks.models.load import LoadedModel
 

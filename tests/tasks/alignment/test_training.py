@@ -11,8 +11,10 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from storage.records import Site
+from tasks.alignment import passes, training
 from tasks.alignment.examples import Rows, make_rows
-from tasks.alignment.training import compute
+from tasks.alignment.methods.latent.sae_guided import SaeGuided
+from tasks.alignment.passes import compute
 from tasks.models.families import family_of
 from tasks.models.forward import takes_ancestor_mask
 from tasks.models.load import LoadedModel
@@ -90,3 +92,61 @@ def test_without_answers_nothing_after_the_prompt_is_run(loaded: LoadedModel, mo
     assert not set(seen) & {token for question in QUESTIONS for token in question.answers[0] if token != 9}
     assert seen.count(15) == 1
     torch.testing.assert_close(forward.states[SITE][rows.state_mask], plain(loaded, rows)[0][rows.state_mask])
+
+
+def test_states_beside_restored_ones_are_those_before_the_change(loaded: LoadedModel) -> None:
+    rows = make_rows(QUESTIONS, [question.answers[0] for question in QUESTIONS], 1, 0)
+    former = torch.randn(*rows.state_positions.shape, 16, generator=torch.Generator().manual_seed(0))
+    both = compute(loaded, rows, [SITE], states=True, answers=True, restored=(SITE, former))
+    alone = compute(loaded, rows, [SITE], states=False, answers=True, restored=(SITE, former))
+    plainly = compute(loaded, rows, [SITE], states=True, answers=True)
+    assert both.log_probabilities is not None
+    assert alone.log_probabilities is not None
+    torch.testing.assert_close(both.states[SITE][rows.state_mask], plainly.states[SITE][rows.state_mask])
+    torch.testing.assert_close(both.log_probabilities, alone.log_probabilities)
+    assert not torch.allclose(both.log_probabilities, plainly.log_probabilities, atol=1e-2)
+
+
+def blocks_run(small: Any, monkeypatch: pytest.MonkeyPatch, method: SaeGuided, **changes: Any) -> tuple[Any, list[int]]:
+    """A run, and which blocks its steps went through, the first apart."""
+    settings, seen = small.settings(steps=3, **changes), []
+    loss = SaeGuided.loss
+
+    def watched(self: SaeGuided, *given: Any) -> Any:
+        seen.append(-1)
+        return loss(self, *given)
+
+    made = passes.run_batch
+
+    def run(loaded: LoadedModel, *given: Any, **more: Any) -> Any:
+        handles = [
+            block.self_attn.register_forward_hook(lambda *_, number=number: seen.append(number))
+            for number, block in enumerate(loaded.blocks)
+        ]
+        found = made(loaded, *given, **more)
+        for handle in handles:
+            handle.remove()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SaeGuided, "loss", watched)
+        patch.setattr(passes, "run_batch", run)
+        result = small.align(method, small.material(method, settings), settings)
+    return result, sorted(set(seen[seen.index(-1) :]) - {-1})
+
+
+@pytest.mark.parametrize("weights", [{}, {"erase": 0.0, "retain_answers": 0.0}], ids=["with answers", "states alone"])
+def test_steps_begin_at_the_lowest_block_that_trains_and_give_the_same(
+    small: Any, monkeypatch: pytest.MonkeyPatch, weights: dict[str, float]
+) -> None:
+    method = SaeGuided(at="last", reference_entities=2, **weights)
+    (model, fast), blocks = blocks_run(small, monkeypatch, method, layers=(2,))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "read_below", lambda *_: None)
+        patch.setattr(SaeGuided, "prepare", lambda self, start: None)
+        (other, plainly), all_blocks = blocks_run(small, monkeypatch, method, layers=(2,))
+    assert (blocks, all_blocks) == (([2, 3], [0, 1, 2, 3]) if not weights else ([2], [0, 1, 2]))
+    for found, expected in zip(fast.history, plainly.history, strict=True):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    for name, value in model.model.state_dict().items():
+        torch.testing.assert_close(value, other.model.state_dict()[name], rtol=1e-4, atol=1e-6, msg=name)

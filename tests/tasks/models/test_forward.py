@@ -15,6 +15,7 @@ from tasks.models.families import decoder_of, family_of_type
 from tasks.models.forward import (
     PARTS,
     all_residuals,
+    beginning_at,
     captured,
     edited,
     next_token_log_probabilities,
@@ -95,6 +96,25 @@ def test_the_pass_ends_after_the_last_wanted_block(tiny: Callable[[str], LoadedM
         assert reached
     finally:
         handle.remove()
+
+
+def test_a_pass_that_begins_at_a_block_is_the_rest_of_the_whole_one(loaded: LoadedModel) -> None:
+    tokens = torch.tensor([[1, 5, 6, 7], [1, 8, 9, 10]])
+    states, expected = run_decoder(loaded, tokens, sites=[Site(0), Site(1)])
+    below = loaded.blocks[0]
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the block below was run")
+
+    handles = [module.register_forward_pre_hook(never) for module in below.modules() if module is not below]
+    with beginning_at(loaded, 1, states[Site(0)]):
+        found, output = run_decoder(loaded, torch.zeros_like(tokens), sites=[Site(1)])
+    for handle in handles:
+        handle.remove()
+    assert close(found[Site(1)], states[Site(1)])
+    assert close(output[0], expected[0])
+    again, _ = run_decoder(loaded, tokens, sites=[Site(0)])
+    assert torch.equal(again[Site(0)], states[Site(0)]), "the block is as it was"
 
 
 def test_no_hook_is_left_behind(tiny: Callable[[str], LoadedModel], sequences: Sequences) -> None:

@@ -15,8 +15,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from storage.records import setting
-from tasks.alignment.method import Batch, Given, Loss, Trained
-from tasks.alignment.shared.guidance import ALL_NEEDS, REFERENCES, guided_loss, guided_needs, raw_states
+from tasks.alignment.method import Batch, Given, Loss, Start, Trained
+from tasks.alignment.shared.guidance import (
+    ALL_NEEDS,
+    REFERENCES,
+    Goals,
+    guided_loss,
+    guided_needs,
+    prepared_goals,
+    raw_states,
+)
 
 
 @dataclass(frozen=True)
@@ -50,5 +58,8 @@ class ResidualGuided(Trained):
     def references(self) -> int:
         return self.reference_entities
 
+    def prepare(self, start: Start) -> Goals | None:
+        return prepared_goals(start, raw_states, self.reference)
+
     def loss(self, batch: Batch, given: Given) -> Loss:
-        return guided_loss(batch, given, raw_states, vars(self), self.reference)
+        return guided_loss(batch, given, raw_states, vars(self), self.reference, given.prepared)

@@ -27,13 +27,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from storage.records import Site, setting
-from tasks.alignment.method import Batch, Given, Loss, Trained
+from tasks.alignment.method import Batch, Given, Loss, Start, Trained
 from tasks.alignment.shared.guidance import (
     ALL_NEEDS,
     REFERENCES,
+    Goals,
+    Space,
     dense_latents,
     guided_loss,
     guided_needs,
+    prepared_goals,
     selected_latents,
 )
 
@@ -75,6 +78,12 @@ class SaeGuided(Trained):
     def sites(self, given: tuple[Site, ...], depth: int) -> tuple[Site, ...]:
         return given if self.at == "all" else given[-1:]
 
+    @property
+    def _latents(self) -> Space:
+        return dense_latents if self.space == "dense" else selected_latents
+
+    def prepare(self, start: Start) -> Goals | None:
+        return prepared_goals(start, self._latents, self.reference)
+
     def loss(self, batch: Batch, given: Given) -> Loss:
-        space = dense_latents if self.space == "dense" else selected_latents
-        return guided_loss(batch, given, space, vars(self), self.reference)
+        return guided_loss(batch, given, self._latents, vars(self), self.reference, given.prepared)

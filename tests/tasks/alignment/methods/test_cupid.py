@@ -13,7 +13,7 @@ from storage.records import UsageError
 from tasks.alignment.examples import Rows
 from tasks.alignment.method import Forward, Given, Group, Start
 from tasks.alignment.methods.weight.cupid import CUPID
-from tasks.alignment.training import compute
+from tasks.alignment.passes import compute
 
 EMPTY = Given((), {}, {}, {}, 0)
 

@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from storage.records import Site, UsageError
 from tasks.alignment.methods.likelihood.grad_diff import GradDiff
+from tasks.alignment.passes import compute
 from tasks.alignment.shared.neurons import (
     neuron_gradients,
     neuron_sites,
@@ -17,7 +18,6 @@ from tasks.alignment.shared.neurons import (
     plain_pass,
     real_tokens,
 )
-from tasks.alignment.training import compute
 from tasks.models.families import family_of
 from tasks.models.load import LoadedModel
 
