@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.commands.options import AsJson, stdout_kept_for_json
 
+CLAIMS = ("", "found", "must", "aim", "")
 HEADER = ("way", "times ours", "median ms", "largest error", "tokens run", "memory MB", "")
 
 
@@ -26,7 +27,7 @@ def bench(
     Parameters
     ----------
     parts
-        extraction, alignment, scoring; all when left out.
+        extraction, statistics, alignment, scoring; all when left out.
     rounds
         The ways take turns so many times, the order reversed each time; medians are shown.
     size
@@ -75,23 +76,38 @@ def _lines(section: Any) -> list[tuple[str, ...]]:
     return lines
 
 
+def _claims(section: Any) -> list[tuple[str, ...]]:
+    """A limit that a figure may not exceed is written ≤; the others are multiples to be reached."""
+    lines = []
+    for claim in section.claims:
+        sign = "≤ " if claim.lower_is_better else ""
+        limits = ("" if limit is None else f"{sign}{limit:g}" for limit in (claim.must, claim.aim))
+        lines.append((claim.what, "" if claim.value is None else f"{claim.value:.3g}", *limits, claim.verdict))
+    return lines
+
+
 def _print(section: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*HEADER, title=f"{section.title}: {section.work}, per {section.unit}", title_justify="left")
-    for line in _lines(section):
-        table.add_row(*line)
     console = Console()
-    console.print(table)
+    for header, lines in ((HEADER, _lines(section)), (CLAIMS, _claims(section))):
+        if lines:
+            table = Table(*header, title=f"{section.title}: {section.work}, per {section.unit}", title_justify="left")
+            for line in lines:
+                table.add_row(*line)
+            console.print(table)
     for remark in section.remarks:
         console.print(remark)
 
 
 def _markdown(section: Any) -> str:
-    rows: list[tuple[str, ...]] = [HEADER, ("---", *["---:"] * (len(HEADER) - 2), "---"), *_lines(section)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return "\n\n".join([f"**{section.title}** ({section.work}; per {section.unit})", table, *section.remarks])
+    tables = [
+        "\n".join(f"| {' | '.join(row)} |" for row in (header, ("---", *["---:"] * (len(header) - 2), "---"), *lines))
+        for header, lines in ((CLAIMS, _claims(section)), (HEADER, _lines(section)))
+        if lines
+    ]
+    return "\n\n".join([f"**{section.title}** ({section.work}; per {section.unit})", *tables, *section.remarks])
 
 
 def _facts(measured_on: dict[str, Any]) -> str:
@@ -104,5 +120,6 @@ def _document(section: Any) -> dict[str, Any]:
         "work": section.work,
         "unit": section.unit,
         "rows": [{**vars(row), "times_ours": section.times(row)} for row in section.rows],
+        "claims": [{**vars(claim), "verdict": claim.verdict} for claim in section.claims],
         "remarks": section.remarks,
     }

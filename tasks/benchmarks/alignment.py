@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from storage.records import Site
 from tasks.alignment.examples import Rows, make_rows
@@ -21,22 +23,26 @@ from tasks.alignment.sampler import Pools, Sizes
 from tasks.alignment.samplers.shuffled import Shuffled
 from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.training import align_model, reference_answers
-from tasks.benchmarks.harness import Run, Section, Variant, Watch
+from tasks.benchmarks.harness import Claim, Run, Section, Variant, Watch
 from tasks.benchmarks.usual import NPOWithDivergence, states_of_others, train_as_usual
 from tasks.benchmarks.workload import EOS, PAD, Facts, Lexicon, Size, draw_workload
-from tasks.models.forward import read_sites
+from tasks.models.forward import plan_for, read_sites
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
 from tasks.models.sae import Autoencoder
 from tasks.testbed.templates import RELATIONS
 
-STEPS = 3
+STEPS = 2
 """Timed steps of a run; one before them, which sets up the optimiser, is not timed."""
 SENTENCES = 2
 """For each relation."""
 LEARNING_RATE = 1e-4
 SETTINGS = AlignmentSettings(learning_rate=LEARNING_RATE, steps=STEPS + 1)
-OURS = "sae_guided, ours"
+OURS = "objective, two blocks, name, ours"
+FLOOR, FLOOR_PRUNED = (
+    "floor: matrix products of two blocks, forward and backward",
+    "floor: the same, the last block where states are wanted only",
+)
 METHODS: dict[str, Trained] = {
     "sae_guided": SaeGuided(),
     "grad_diff": GradDiff(),
@@ -97,20 +103,43 @@ def random_autoencoder(size: Size, seed: int = 0) -> Autoencoder:
     )
 
 
+def objective() -> SaeGuided:
+    """Pull, push and states to retain: what needs no answers, so that nothing above the site is run."""
+    guided = METHODS["sae_guided"]
+    assert isinstance(guided, SaeGuided)
+    return replace(guided, erase=0.0, retain_answers=0.0)
+
+
 def alignment_variants(loaded: LoadedModel, size: Size, material: Material) -> list[Variant]:
-    """Each method as usually run, then each by our loop, whose first loss must be the same."""
-    given = _given(loaded, size, material)
-    usual = [
-        Variant(USUAL.format(name), lambda method=method: _usual(loaded, method, material, given), per=STEPS)  # type: ignore[misc]
-        for name, method in METHODS.items()
+    """Each method as usually run, then each by our loop, whose first loss must be the same; and the objective alone,
+    training the site's block and the one below it, at the name and at all positions that the method takes."""
+    layer = size.site.layer
+    two = replace(SETTINGS, layers=tuple(range(max(0, layer - 1), layer + 1)))
+    short = replace(material, groups={name: at_names(rows) for name, rows in material.groups.items()})
+    kinds = [
+        *((name, name, method, material, SETTINGS, True) for name, method in METHODS.items()),
+        ("objective", "objective, two blocks, prompt", objective(), material, two, False),
+        ("objective at the name", "objective, two blocks, name", objective(), short, two, False),
     ]
-    ours = [
-        Variant(
-            f"{name}, ours", lambda method=method: _ours(loaded, method, material, given), USUAL.format(name), 1e-3, per=STEPS  # type: ignore[misc]
+    usual, ours = [], []
+    for plain, own, method, rows, settings, timed in kinds:
+        given = _given(loaded, size, rows)
+        name = USUAL.format(plain)
+        usual.append(Variant(name, partial(_usual, loaded, method, rows, given, timed), per=STEPS, timed=timed))
+        ours.append(
+            Variant(f"{own}, ours", partial(_ours, loaded, method, rows, given, settings), name, 1e-3, per=STEPS)
         )
-        for name, method in METHODS.items()
-    ]  # fmt: skip
-    return [*usual, *ours]
+    floors = [
+        Variant(name, partial(_products, loaded, size, short, pruned), per=STEPS)
+        for name, pruned in ((FLOOR, False), (FLOOR_PRUNED, True))
+    ]
+    return [*usual, *ours, *floors]
+
+
+def at_names(rows: Rows) -> Rows:
+    """The rows with states wanted at the name's tokens only."""
+    mask = rows.state_mask & (rows.after_name <= 0)
+    return replace(rows, state_mask=mask, state_positions=rows.state_positions * mask)
 
 
 def describe_alignment(size: Size, material: Material) -> Section:
@@ -129,6 +158,20 @@ def describe_alignment(size: Size, material: Material) -> Section:
     )
 
 
+def with_claims(section: Section) -> Section:
+    """The section with what its rows come to."""
+    usual = {"npo + kl": (18, 27), "grad_diff": (13, 19), "rmu": (8, 11)}
+    return replace(
+        section,
+        claims=(
+            *(Claim(f"objective, against {name} as usual", section.ratio(USUAL.format(name), OURS), *limits) for name, limits in usual.items()),
+            *(Claim(f"{name}, against itself as usual", section.ratio(USUAL.format(name), f"{name}, ours"), None) for name in METHODS),
+            Claim("over its own floor", section.ratio(OURS, FLOOR), 2.2, 1.8, True),
+            Claim("over its own floor, the last block pruned", section.ratio(OURS, FLOOR_PRUNED), None, 2.5, True),
+        ),
+    )  # fmt: skip
+
+
 def loss_error(expected: Sequence[Mapping[str, float]], found: Sequence[Mapping[str, float]]) -> float:
     """Relative error of the first step's loss parts, in units of the largest of them.
 
@@ -139,7 +182,7 @@ def loss_error(expected: Sequence[Mapping[str, float]], found: Sequence[Mapping[
     return max(abs(other[name] - value) for name, value in first.items()) / size
 
 
-def _ours(loaded: LoadedModel, method: Trained, material: Material, given: Given) -> Run:
+def _ours(loaded: LoadedModel, method: Trained, material: Material, given: Given, settings: AlignmentSettings) -> Run:
     def run(watch: Watch) -> list[dict[str, float]]:
         student = replace(loaded, model=copy.deepcopy(loaded.model))
 
@@ -150,19 +193,46 @@ def _ours(loaded: LoadedModel, method: Trained, material: Material, given: Given
                 watch.stop()
 
         return align_model(
-            student,
-            method,
-            material,
-            given.autoencoders,
-            given.latents,
-            SETTINGS,
-            report=report,
-        ).history
+            student, method, material, given.autoencoders, given.latents, settings, report=report
+        ).history  # fmt: skip
 
     return run
 
 
-def _usual(loaded: LoadedModel, method: Trained, material: Material, given: Given) -> Run:
+def _products(loaded: LoadedModel, size: Size, material: Material, pruned: bool) -> Run:
+    """The linear maps of the site's block and the one below on the shapes of our steps' batches: forward, and both
+    gradients. `pruned`: in the last block all but keys and values are made where states are wanted only."""
+    layer = size.site.layer
+    blocks = [loaded.blocks[number] for number in range(max(0, layer - 1), layer + 1)]
+    work: list[tuple[Tensor, Tensor, Tensor]] = []
+    for step in material.steps[1:]:
+        for name, chosen in step.items():
+            rows = material.groups[name].pick(torch.tensor(chosen))
+            wanted = [at[real].tolist() for at, real in zip(rows.state_positions, rows.state_mask, strict=True)]
+            for batch in plan_for(loaded, rows.ids.tolist(), wanted).batches:
+                kept = len(np.unique(batch.row * batch.tokens.shape[1] + batch.node))
+                for block in blocks:
+                    for part, linear in block.named_modules():
+                        if isinstance(linear, nn.Linear):
+                            few = pruned and block is blocks[-1] and not part.endswith(("k_proj", "v_proj"))
+                            count = kept if few else batch.tokens.size
+                            weight = linear.weight.detach()
+                            work.append((torch.randn(count, weight.shape[1]), torch.randn(count, len(weight)), weight))
+
+    @torch.no_grad()
+    def run(_: Watch) -> None:
+        for x, gradient, weight in work:
+            x @ weight.T
+            gradient @ weight
+            gradient.T @ x
+
+    return run
+
+
+def _usual(loaded: LoadedModel, method: Trained, material: Material, given: Given, timed: bool = True) -> Run:
+    """Not `timed`: the first step alone, for its loss."""
+    if not timed:
+        material = replace(material, steps=material.steps[:1])
     # Even the usual way computes these once: they are many, and no step changes them.
     others = [
         states_of_others(loaded.model, material.groups["forget"], names, given.sites) if method.references else {}

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.benchmarks.harness import Run, Section, Variant, Watch
-from tasks.benchmarks.peers import nnsight_states, transformer_lens_states
+from tasks.benchmarks.harness import Claim, Run, Section, Variant, Watch
+from tasks.benchmarks.peers import nnsight_states, sae_lens_states, transformer_lens_states
 from tasks.benchmarks.workload import PAD, Size, Workload
 from tasks.models.forward import all_residuals, plan_for, read_sites
 from tasks.models.load import LoadedModel
@@ -22,6 +22,13 @@ BATCH = 32
 OURS, OURS_HALF = "ours, float32", "ours, bfloat16"
 FLOOR, FLOOR_HALF = "floor: our matrix products alone, float32", "floor: our matrix products alone, bfloat16"
 PLAIN = "transformers, output_hidden_states"
+PLAIN_ALL, OURS_ALL = "transformers, output_hidden_states, every layer kept", "ours, float32, every layer"
+CAREFUL = "transformers, cut, distinct, by length, early exit"
+LENS, NNSIGHT, RUNNER = (
+    "TransformerLens bridge, run_with_cache, stop_at_layer",
+    "nnsight, trace, stop",
+    "sae-lens, CacheActivationsRunner, written to disk",
+)
 
 Ids = Sequence[Sequence[int]]
 
@@ -36,27 +43,34 @@ def extraction_variants(loaded: LoadedModel, size: Size, work: Workload, peers: 
     own = [
         Variant(PLAIN, lambda: _hidden_states(loaded, size, work), tokens=padded),
         Variant("transformers, hook and early exit", lambda: _hook(loaded, size, work), PLAIN, tokens=padded),
-        Variant("transformers, cut, distinct, by length, early exit", lambda: _careful(loaded, size, work), PLAIN, tokens=careful),
+        Variant(PLAIN_ALL, lambda: _hidden_states(loaded, size, work, whole=True), tokens=padded),
+        Variant(CAREFUL, lambda: _careful(loaded, size, work), PLAIN, tokens=careful),
         Variant(OURS, lambda: _ours(loaded, size, work), PLAIN, 1e-5, ours),
         Variant(OURS_HALF, lambda: _ours(half, size, work), PLAIN, 0.05, ours),
-        Variant(f"ours, float32, all {size.layers} layers", lambda: _ours(loaded, size, work, whole=True), PLAIN, 1e-5, ours),
+        Variant(OURS_ALL, lambda: _ours(loaded, size, work, whole=True), PLAIN_ALL, 1e-5, ours),
         Variant(FLOOR, lambda: _products(loaded, size, work), tokens=ours),
         Variant(FLOOR_HALF, lambda: _products(half, size, work), tokens=ours),
     ]  # fmt: skip
     others = [
         Variant(
-            "TransformerLens bridge, run_with_cache, stop_at_layer",
+            LENS,
             lambda: transformer_lens_states(loaded, size, padded_batches(work)),
             PLAIN,
             tokens=padded,
             package="transformer_lens",
         ),
         Variant(
-            "nnsight, trace, stop",
+            NNSIGHT,
             lambda: nnsight_states(loaded, size, padded_batches(work)),
             PLAIN,
             tokens=padded,
             package="nnsight",
+        ),
+        Variant(
+            RUNNER,
+            lambda: sae_lens_states(loaded, size, work.prompts, [question.name_last for question in work.questions]),
+            PLAIN,
+            tokens=len(work.prompts) * max(map(len, work.prompts)),
         ),
     ]
     return [*own[:2], *others, *own[2:]] if peers else own
@@ -73,15 +87,27 @@ def describe(size: Size, work: Workload, relations: str) -> Section:
     )
 
 
-def with_floor(section: Section) -> Section:
-    """The section with what its rows say about the distance to the floor."""
-    remarks = []
-    for name, ours, floor in (("float32", OURS, FLOOR), ("bfloat16", OURS_HALF, FLOOR_HALF)):
-        own, least = section.row(ours).median, section.row(floor).median
-        if own and least:
-            remarks.append(f"{name}: {own / least:.2f} of the floor")
-    return (
-        replace(section, remarks=(*section.remarks, f"ours takes, in {'; in '.join(remarks)}")) if remarks else section
+def with_claims(section: Section, one: bool) -> Section:
+    """The section with what its rows come to. `one`: each entity is asked about once, so that cutting makes nothing
+    equal, and what hangs on that has no limit."""
+
+    def gain(what: str, by: str, must: float, aim: float, ours: str = OURS, hangs: bool = True) -> Claim:
+        return Claim(what, section.ratio(by, ours), None if one and hangs else must, None if one and hangs else aim)
+
+    error = section.row(OURS).error
+    return replace(
+        section,
+        claims=(
+            gain("one site, against output_hidden_states", PLAIN, 30, 42),
+            gain("against TransformerLens with stop", LENS, 10, 15),
+            gain("against nnsight with stop", NNSIGHT, 10, 15),
+            gain("against sae-lens' cache runner", RUNNER, 10, 15),
+            gain("against a careful user's loop", CAREFUL, 1.7, 2.2, hangs=False),
+            Claim("over its own matrix products, float32", section.ratio(OURS, FLOOR), 1.35, 1.15, True),
+            Claim("over its own matrix products, bfloat16", section.ratio(OURS_HALF, FLOOR_HALF), 1.5, 1.3, True),
+            gain("every site, against the plain way", PLAIN_ALL, 15, 22, OURS_ALL),
+            Claim("largest relative error, float32", error, 2e-6, None, True),
+        ),
     )
 
 
@@ -109,22 +135,27 @@ def pad(sequences: Ids, left: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def _ours(loaded: LoadedModel, size: Size, work: Workload, whole: bool = False) -> Run:
-    sites = all_residuals(loaded) if whole else (size.site,)
+    sites = all_residuals(loaded)[:-1] if whole else (size.site,)
 
     def run(_: Watch) -> np.ndarray:
-        return read_sites(loaded, work.prompts, work.name_ends, sites)[size.site].numpy()
+        found = read_sites(loaded, work.prompts, work.name_ends, sites)
+        return torch.cat([found[site] for site in sites]).numpy()
 
     return run
 
 
-def _hidden_states(loaded: LoadedModel, size: Size, work: Workload) -> Run:
+def _hidden_states(loaded: LoadedModel, size: Size, work: Workload, whole: bool = False) -> Run:
+    """`whole`: of every block but the last, whose states transformers gives after the final norm only."""
+    layers = [site.layer for site in all_residuals(loaded)[:-1]] if whole else [size.site.layer]
+
     @torch.no_grad()
     def run(_: Watch) -> np.ndarray:
-        found = []
+        found: list[list[Tensor]] = [[] for _ in layers]
         for ids, mask, wanted in padded_batches(work):
             states = loaded.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
-            found.append(states[size.site.layer + 1][torch.arange(len(ids)), wanted])
-        return torch.cat(found).numpy()
+            for kept, layer in zip(found, layers, strict=True):
+                kept.append(states[layer + 1][torch.arange(len(ids)), wanted])
+        return torch.cat([torch.cat(kept) for kept in found]).numpy()
 
     return run
 

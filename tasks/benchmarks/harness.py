@@ -66,6 +66,8 @@ class Variant:
     """Library that must be there."""
     per: int = 1
     """Units of work in one run, e.g. training steps."""
+    timed: bool = True
+    """False: it is run once, for its result or its memory."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,27 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A figure that is held to a limit."""
+
+    what: str
+    value: float | None
+    """None where it could not be measured."""
+    must: float | None
+    """The limit; None where the figure only stands beside others."""
+    aim: float | None = None
+    lower_is_better: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """`met`, `missed`, or nothing where there is no limit or no figure."""
+        if self.value is None or self.must is None:
+            return ""
+        reached = self.value <= self.must if self.lower_is_better else self.value >= self.must
+        return "met" if reached else "missed"
+
+
+@dataclass(frozen=True)
 class Section:
     """One table: what is compared on which work."""
 
@@ -100,13 +123,19 @@ class Section:
     unit: str = "run"
     rows: tuple[Row, ...] = ()
     remarks: tuple[str, ...] = field(default=())
+    claims: tuple[Claim, ...] = field(default=())
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
 
     def times(self, row: Row) -> float | None:
         """The row's median as a multiple of the baseline's."""
-        own, unit = row.median, self.row(self.baseline).median
+        return self.ratio(row.name, self.baseline)
+
+    def ratio(self, name: str, by: str) -> float | None:
+        """The median of one row over that of another; None where one is missing."""
+        medians = {row.name: row.median for row in self.rows}
+        own, unit = medians.get(name), medians.get(by)
         return own / unit if own is not None and unit else None
 
 
@@ -134,7 +163,8 @@ def measure(
             run = None
         rows[variant.name] = row
         if run is not None:
-            runs[variant.name] = (variant, run)
+            if variant.timed:
+                runs[variant.name] = (variant, run)
             if variant.name in wanted:
                 results[variant.name] = result
     del results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,36 @@ def nnsight_states(loaded: LoadedModel, size: Size, batches: Batches) -> Run:
             state = state[0] if isinstance(state, tuple) else state
             found.append(state[torch.arange(len(ids)), wanted])
         return torch.cat(found).numpy()
+
+    return run
+
+
+def sae_lens_states(loaded: LoadedModel, size: Size, prompts: Sequence[Sequence[int]], wanted: Sequence[int]) -> Run:
+    """The runner that sae-lens caches activations with: every position of every prompt, padded, written to disk."""
+    from datasets import Dataset
+    from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig
+
+    hook, longest = f"model.layers.{size.site.layer}", max(map(len, prompts))
+    data = Dataset.from_dict({"tokens": [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]})
+    batch = next(number for number in range(32, 0, -1) if len(prompts) % number == 0)
+
+    def run(watch: Watch) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder, _quiet():
+            loaded.model.save_pretrained(f"{folder}/model")
+            id_tokenizer(size.vocabulary).save_pretrained(f"{folder}/model")
+            settings = CacheActivationsRunnerConfig(
+                dataset_path="benchmark", model_name=f"{folder}/model", model_class_name="AutoModelForCausalLM",
+                model_batch_size=batch, hook_name=hook, d_in=size.width, training_tokens=len(prompts) * longest,
+                context_size=longest, new_cached_activations_path=f"{folder}/activations", shuffle=False,
+                dtype="float32", device="cpu", streaming=False, prepend_bos=False,
+                model_from_pretrained_kwargs={"attn_implementation": "eager"},
+            )  # fmt: skip
+            runner = CacheActivationsRunner(settings, override_dataset=data)
+            watch.restart()
+            cached = runner.run()
+            watch.stop()
+            states = np.asarray(cached.with_format("numpy")[hook][:])
+        return states[np.arange(len(prompts)), wanted]
 
     return run
 

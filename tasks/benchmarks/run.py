@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from tasks.benchmarks import alignment, extraction, scoring
+from tasks.benchmarks import alignment, extraction, scoring, statistics
 from tasks.benchmarks.harness import Section, Variant, measure, row_error
 from tasks.benchmarks.workload import Facts, Lexicon, Size, draw_workload, random_model
 from tasks.models.load import LoadedModel
 
-PARTS = ("extraction", "alignment", "scoring")
+PARTS = ("extraction", "statistics", "alignment", "scoring")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def run_benchmarks(
         loaded = random_model(size)
         makers: dict[str, Callable[[], Iterator[Section]]] = {
             "extraction": lambda: _extraction(facts, loaded, size, options, progress),
+            "statistics": lambda: _statistics(size, options, progress),
             "alignment": lambda: _alignment(facts, loaded, size, options, progress),
             "scoring": lambda: _scoring(facts, loaded, size, options, progress),
         }
@@ -57,7 +58,7 @@ def run_benchmarks(
 
 def machine(options: Options) -> dict[str, Any]:
     """What the numbers were measured on: they mean little elsewhere."""
-    packages = ("torch", "transformers", "transformer-lens", "nnsight", "lm-eval")
+    packages = ("torch", "transformers", "sae-lens", "transformer-lens", "nnsight", "lm-eval")
     return {
         "processor": _processor(),
         "threads": options.threads,
@@ -74,7 +75,12 @@ def _extraction(
         work = draw_workload(facts, Lexicon(size.vocabulary), size.entities, relations=relations)
         section = extraction.describe(size, work, said)
         variants = extraction.extraction_variants(loaded, size, work, options.peers)
-        yield extraction.with_floor(_measured(section, variants, row_error, options, progress))
+        yield extraction.with_claims(_measured(section, variants, row_error, options, progress), relations == 1)
+
+
+def _statistics(size: Size, options: Options, progress: Callable[[str], None]) -> Iterator[Section]:
+    variants = statistics.statistics_variants(size, options.peers)
+    yield statistics.with_claims(_measured(statistics.describe(size), variants, row_error, options, progress))
 
 
 def _alignment(
@@ -83,7 +89,7 @@ def _alignment(
     material = alignment.alignment_material(facts, size)
     section = alignment.describe_alignment(size, material)
     variants = alignment.alignment_variants(loaded, size, material)
-    yield _measured(section, variants, alignment.loss_error, options, progress)
+    yield alignment.with_claims(_measured(section, variants, alignment.loss_error, options, progress))
 
 
 def _scoring(
@@ -91,9 +97,11 @@ def _scoring(
 ) -> Iterator[Section]:
     work = draw_workload(facts, Lexicon(size.vocabulary), size.scored, candidates=4)
     variants = scoring.scoring_variants(loaded, size, work, options.peers)
-    yield _measured(scoring.describe_scoring(work), variants, row_error, options, progress)
+    section = _measured(scoring.describe_scoring(work), variants, row_error, options, progress)
+    yield scoring.with_claims(section, (12, 20), (5, 7))
     variants = scoring.answer_variants(loaded, size, work, options.peers)
-    yield _measured(scoring.describe_answers(loaded, work), variants, scoring.answer_error, options, progress)
+    section = _measured(scoring.describe_answers(loaded, work), variants, scoring.answer_error, options, progress)
+    yield scoring.with_claims(section, (10, 15), (1.8, 2.5))
 
 
 def _measured(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from tasks.benchmarks.extraction import BATCH, OURS, OURS_HALF, half_precision, pad
-from tasks.benchmarks.harness import Run, Section, Variant, Watch
+from tasks.benchmarks.harness import Claim, Run, Section, Variant, Watch
 from tasks.benchmarks.peers import harness_answers, harness_scores
 from tasks.benchmarks.workload import Size, Workload
 from tasks.models.forward import plan_for
@@ -80,6 +81,21 @@ def describe_answers(loaded: LoadedModel, work: Workload) -> Section:
 def answer_error(expected: Any, found: Any) -> float:
     """Share of the answers that differ in any token."""
     return float(np.mean([a != b for a, b in zip(expected, found, strict=True)]))
+
+
+def with_claims(section: Section, one: tuple[float, float], many: tuple[float, float]) -> Section:
+    """The section with what it comes to beside lm-eval; what must be and what is aimed at, for batches of 1 and of 32."""
+    return replace(
+        section,
+        claims=tuple(
+            Claim(
+                f"{section.title.lower()}, against lm-eval, batch {batch}",
+                section.ratio(f"lm-eval, batch {batch}", OURS),
+                *limits,
+            )
+            for batch, limits in ((1, one), (BATCH, many))
+        ),
+    )
 
 
 def _ours(loaded: LoadedModel, work: Workload) -> Run:

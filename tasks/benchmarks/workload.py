@@ -55,6 +55,8 @@ class Size:
     """Entities whose questions are scored and answered."""
     retained: int
     """Entities that alignment leaves alone."""
+    states: int
+    """Whose latents are counted."""
 
     @property
     def site(self) -> Site:
@@ -63,8 +65,8 @@ class Size:
 
 
 SIZES = {
-    "small": Size(256, 8, 8, 4, 32, 1024, 8192, 2048, entities=60, scored=9, retained=75),
-    "medium": Size(576, 12, 8, 4, 64, 2304, 32000, 16384, entities=120, scored=15, retained=75),
+    "small": Size(256, 8, 8, 4, 32, 1024, 8192, 2048, entities=60, scored=9, retained=75, states=2000),
+    "medium": Size(576, 12, 8, 4, 64, 2304, 32000, 16384, entities=120, scored=15, retained=75, states=3000),
 }
 """`medium` is the one to quote; `small` is over in a minute or two."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from storage.records import UsageError
 from storage.tables import read_table
 from tasks.alignment.methods.latent.sae_guided import SaeGuided
 from tasks.benchmarks import alignment, extraction, harness, scoring
-from tasks.benchmarks.harness import Row, Section, Variant, Watch, measure, row_error
+from tasks.benchmarks.harness import Claim, Row, Section, Variant, Watch, measure, row_error
 from tasks.benchmarks.run import Options, run_benchmarks
 from tasks.benchmarks.workload import (
     BOS,
@@ -30,8 +31,9 @@ from tasks.benchmarks.workload import (
 )
 from tasks.models.load import LoadedModel
 
+PEERS = {"TransformerLens", "nnsight", "sae-lens'", "lm-eval,"}
 FACTS = Path(__file__).parents[3] / "tasks" / "testbed" / "facts.parquet"
-TINY = Size(32, 3, 2, 1, 8, 48, 2000, 64, entities=6, scored=3, retained=9)
+TINY = Size(32, 3, 2, 1, 8, 48, 2000, 64, entities=6, scored=3, retained=9, states=40)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,25 @@ def test_times_are_multiples_of_the_baseline() -> None:
     assert [section.times(row) for row in rows] == [1.0, 5.0, None]
 
 
+def test_what_is_not_timed_is_run_once_and_can_be_compared_with() -> None:
+    log: list[str] = []
+    clock = Clock()
+    once = dataclasses.replace(taking(clock, lambda: 1.0, log, "a", np.ones(2)), timed=False)
+    other = dataclasses.replace(taking(clock, lambda: 1.0, log, "b", np.ones(2)), equals="a")
+    rows = measure([once, other], rounds=2, compare=row_error, clock=clock)
+    assert "".join(log) == "abbb"
+    assert [row.median for row in rows] == [None, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "must", "lower", "verdict"),
+    [(30.0, 30.0, False, "met"), (29.0, 30.0, False, "missed"), (1.3, 1.35, True, "met"), (1.4, 1.35, True, "missed"),
+     (None, 30.0, False, ""), (2.0, None, False, "")],
+)  # fmt: skip
+def test_a_figure_is_held_to_its_limit(value: float | None, must: float | None, lower: bool, verdict: str) -> None:
+    assert Claim("", value, must, None, lower).verdict == verdict
+
+
 def test_memory_is_what_a_run_takes() -> None:
     def run(_: Watch) -> None:
         np.ones(2**24).sum()
@@ -204,20 +225,27 @@ def test_everything_runs_and_agrees(facts: Facts) -> None:
     assert [section.title for section in sections] == [
         "Extraction, 3.33 relations an entity",
         "Extraction, one relation an entity",
+        "Statistics",
         "Alignment",
         "Scoring",
         "Greedy answers",
     ]
     for section, row in itertools.chain.from_iterable(((section, row) for row in section.rows) for section in sections):
         assert row.state == "measured", (section.title, row)
-        assert section.times(row) is not None
+    for section in sections:
+        assert section.times(section.row(section.baseline)) == 1.0
+        assert all(claim.value is not None for claim in section.claims if not PEERS & {*claim.what.split()}), section
     everything, one = sections[:2]
     assert everything.row(extraction.OURS).tokens == one.row(extraction.OURS).tokens
     ours, plain = everything.row(extraction.OURS), everything.row(extraction.PLAIN)
     assert ours.tokens is not None
     assert plain.tokens is not None
     assert ours.tokens * 4 < plain.tokens
-    assert any("of the floor" in remark for remark in everything.remarks)
+    claims = {claim.what: claim for claim in everything.claims}
+    plainly = claims["one site, against output_hidden_states"]
+    assert plainly.value == everything.ratio(extraction.PLAIN, extraction.OURS)
+    assert (plainly.must, plainly.aim) == (30, 42)
+    assert [claim.must for claim in one.claims][:5] == [None, None, None, None, 1.7], "where nothing is asked twice"
     assert any("check" in line for line in said)
     assert any("round 1/1" in line for line in said)
 
@@ -246,7 +274,7 @@ def test_peers_are_listed_whether_or_not_they_are_there(
         scoring.answer_variants(loaded, TINY, work),
     ):
         peers = [variant for variant in variants if variant.package]
-        assert len(peers) == 2
+        assert len(peers) == (3 if any("nnsight" in peer.name for peer in peers) else 2)
         assert {row.state for row in measure(peers, rounds=1, compare=row_error)} == {"not installed"}
 
 
@@ -257,7 +285,7 @@ def test_our_first_step_has_the_loss_of_the_usual_one(facts: Facts, loaded: Load
     method = alignment.METHODS[name]
     watch = Watch(Clock())
     usual = alignment._usual(loaded, method, material, given)(watch)
-    ours = alignment._ours(loaded, method, material, given)(watch)
+    ours = alignment._ours(loaded, method, material, given, alignment.SETTINGS)(watch)
     assert len(ours) == len(usual) == alignment.STEPS + 1
     assert alignment.loss_error(usual, ours) < 1e-4
     assert ours[-1] != ours[0], "nothing was learnt"
