@@ -71,6 +71,7 @@ def extraction_variants(loaded: LoadedModel, size: Size, work: Workload, peers: 
             lambda: sae_lens_states(loaded, size, work.prompts, [question.name_last for question in work.questions]),
             PLAIN,
             tokens=len(work.prompts) * max(map(len, work.prompts)),
+            package="sae_lens",
         ),
     ]
     return [*own[:2], *others, *own[2:]] if peers else own
