@@ -76,6 +76,7 @@ def sae_lens_states(loaded: LoadedModel, size: Size, prompts: Sequence[Sequence[
 
     hook, longest = f"model.layers.{size.site.layer}", max(map(len, prompts))
     data = Dataset.from_dict({"tokens": [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]})
+    tokens = len(prompts) * longest
     batch = next(number for number in range(32, 0, -1) if len(prompts) % number == 0)
 
     def run(watch: Watch) -> np.ndarray:
@@ -84,9 +85,9 @@ def sae_lens_states(loaded: LoadedModel, size: Size, prompts: Sequence[Sequence[
             id_tokenizer(size.vocabulary).save_pretrained(f"{folder}/model")
             settings = CacheActivationsRunnerConfig(
                 dataset_path="benchmark", model_name=f"{folder}/model", model_class_name="AutoModelForCausalLM",
-                model_batch_size=batch, hook_name=hook, d_in=size.width, training_tokens=len(prompts) * longest,
+                model_batch_size=batch, hook_name=hook, d_in=size.width, training_tokens=tokens,
                 context_size=longest, new_cached_activations_path=f"{folder}/activations", shuffle=False,
-                dtype="float32", device="cpu", streaming=False, prepend_bos=False,
+                buffer_size_gb=(tokens + 0.5) * size.width * 4 / 1e9, dtype="float32", device="cpu", streaming=False, prepend_bos=False,
                 model_from_pretrained_kwargs={"attn_implementation": "eager"},
             )  # fmt: skip
             runner = CacheActivationsRunner(settings, override_dataset=data)
