@@ -24,8 +24,8 @@ def changes_for(name: str, model: str, kind: str, experiment: str, changes: Sequ
     from tasks.sources.task import in_built_in_facts
 
     named = [f"model.name={json.dumps(model)}", f"entities.targets={json.dumps([name])}"]
-    given = load_experiment(experiment, [*named, *changes])
-    if given.data.source:
+    own_source = any(change.partition("=")[0].strip() == "data.source" for change in changes)
+    if own_source or load_experiment(experiment, named).data.source:
         return (*named, *changes)
     built_in = in_built_in_facts(name)
     source = [f"data.source={'wikidata' if built_in else 'statements'}", f"data.include={json.dumps([name])}"]
@@ -34,6 +34,7 @@ def changes_for(name: str, model: str, kind: str, experiment: str, changes: Sequ
     else:
         source.append(f"data.type={kind}")
         logger.info("'%s' is not among the built-in facts: the model's own confident statements are taken", name)
+    given = load_experiment(experiment, [*named, *source, *changes])
     if given.activations.layers == load_experiment().activations.layers:
         configure_environment()
         from tasks.models.load import depth_of
