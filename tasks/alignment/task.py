@@ -92,7 +92,7 @@ def _forget_in_turn(
     autoencoders: Mapping[Site, Autoencoder],
     latents: Mapping[Site, Mapping[str, list[int]]],
     settings: AlignmentSettings,
-    keep: Keeping | None,
+    keep: Keeping | None = None,
 ) -> list[dict[str, float]]:
     """Make the student forget, in place, each turn from where the last left it; the loss parts of every step.
 
