@@ -314,6 +314,10 @@ def _check_together(experiment: Experiment) -> None:
         )
     if experiment.model.chat and experiment.model.name == TESTBED:
         raise UsageError("[model] chat: the testbed's model has no chat template; name another model, or remove chat")
+    if experiment.model.placement != "one" and experiment.model.name == TESTBED:
+        raise UsageError(
+            "[model] placement: the testbed's model fits on any device; name another model, or remove placement"
+        )
     _check_data(experiment)
     autoencoder = experiment.autoencoder
     for source in autoencoder.sources:

@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.config import Experiment, load_experiment
-from flows.models import model_at
+from flows.models import model_at, placed
 from flows.prepare import Insight, Subject, look_inside, prepare
 from storage.artifacts import folder_digest
 from storage.records import ModelRef, Observations, Observed, QuestionSet, Scorecard, Verdict
@@ -54,6 +54,7 @@ def assess(
 ) -> Assessment:
     """Ask the base model, the model and the gold twin the same questions; put each under stress; score; judge."""
     questions = make_question_set(subject.world, subject.entities, subject.forget_set, experiment.questions)
+    model = placed(model, experiment)
     models = {"base": subject.models.base, "unlearned": model}
     if with_gold and subject.models.gold is not None:
         models = {"base": subject.models.base, "gold": subject.models.gold, "unlearned": model}
@@ -117,12 +118,13 @@ def _under_stress(
     """A model made from another one by a stress, asked the same questions."""
     settings = StressSettings(kind, stress_seed=experiment.stresses.stress_seed, device=experiment.stresses.device)
     stressed = stress(model, subject.world, subject.forget_set, settings)
-    observations = observe_model(stressed.model, subject.world, questions, experiment.observation)
+    made = placed(stressed.model, experiment)
+    observations = observe_model(made, subject.world, questions, experiment.observation)
     base, read = subject.models.base, tables_read(experiment.scoring.metrics)
     return Observed(
         name,
         observations,
-        traces=trace_answers(base, stressed.model, questions, experiment.tracing) if "traces" in read else None,
+        traces=trace_answers(base, made, questions, experiment.tracing) if "traces" in read else None,
         latents=view_latents(observations, insight.sae, insight.selection, experiment.viewing)
         if "latents" in read
         else None,

@@ -43,6 +43,8 @@ class ModelSettings:
     """In which a model other than the testbed's is run and saved again."""
     chat: bool = setting(False)
     """Ask an instruction-tuned model through its chat template: the question is the user's turn, the answer its own."""
+    placement: str = setting("one", choices=("one", "spread", "offload"), runtime=True)
+    """`one` device; `spread` over all GPUs; `offload`: what does not fit on the device stays in host memory, or on disk."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,14 @@ def pinned_experiment(experiment: Experiment) -> Experiment:
     )
 
 
+def placed(model: ModelRef, experiment: Experiment) -> ModelRef:
+    """The model as this run wants its weights placed: the record of a stage that was cached says what another run wanted.
+
+    In a plan, what is pending stays as it is.
+    """
+    return dataclasses.replace(model, placement=experiment.model.placement) if isinstance(model, ModelRef) else model
+
+
 def address_of(model: ModelRef) -> str:
     """What `model_at` finds the very same model by: its folder, or its hub id with the commit."""
     return f"{model.location}@{model.revision}" if model.source == "hub" else model.location

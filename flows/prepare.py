@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from flows.experiment import STATEMENTS, TESTBED, Experiment
-from flows.models import model_at
+from flows.models import model_at, placed
 from storage.records import Answers, EntitySet, ForgetSet, LatentSelection, LatentStats, ModelRef, SaeRef, World
 from tasks.activations.task import extract_activations
 from tasks.autoencoder.task import adopt_autoencoders, pinned, train_autoencoders
@@ -64,7 +64,7 @@ def prepare(experiment: Experiment) -> Subject:
 
 def _chosen_model(experiment: Experiment) -> ModelRef:
     chosen = experiment.model
-    return dataclasses.replace(model_at(chosen.name), dtype=chosen.dtype, chat=chosen.chat)
+    return placed(dataclasses.replace(model_at(chosen.name), dtype=chosen.dtype, chat=chosen.chat), experiment)
 
 
 def _world(model: ModelRef, experiment: Experiment) -> World:

@@ -99,6 +99,8 @@ class ModelRef:
     """In which it is run and saved again."""
     chat: bool = False
     """Whether it is asked by its chat template."""
+    placement: str = setting("one", runtime=True)
+    """Where its weights are put when it is loaded; see `tasks.models.placement`."""
 
 
 @dataclass(frozen=True)

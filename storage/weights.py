@@ -23,4 +23,10 @@ def location_of(model: ModelRef) -> tuple[str | Path, str]:
 def loading_of(model: ModelRef) -> dict[str, Any]:
     """What `tasks.models.load.load_model` is told of a model, by the names of its arguments."""
     location, revision = location_of(model)
-    return {"location": location, "revision": revision, "dtype": model.dtype, "chat": model.chat}
+    return {
+        "location": location,
+        "revision": revision,
+        "dtype": model.dtype,
+        "chat": model.chat,
+        "placement": model.placement,
+    }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.config import Experiment
+from flows.models import placed
 from flows.prepare import Subject
 from storage.records import ModelRef, Observed, Scorecard, UsageError
 from tasks import catalogue
@@ -113,7 +114,7 @@ def score_for_tuning(subject: Subject, model: ModelRef, experiment: Experiment) 
             observe_population(each, subject.world, subject.entities, experiment.observation),
             relearning=relearn(each, subject.world, subject.forget_set, experiment.relearning),
         )
-        for name, each in (("base", subject.models.base), ("unlearned", model))
+        for name, each in (("base", subject.models.base), ("unlearned", placed(model, experiment)))
     )
     settings = dataclasses.replace(experiment.scoring, metrics=METRICS, bootstrap_draws=100)
     return score(subject.world, subject.forget_set, observed, settings)

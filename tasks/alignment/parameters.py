@@ -13,6 +13,7 @@ from tasks.alignment.settings import AlignmentSettings
 from tasks.models.adapters import Keeping, adapted
 from tasks.models.intervention import edit_parameters
 from tasks.models.load import LoadedModel
+from tasks.models.placement import check_held
 
 
 @contextmanager
@@ -29,7 +30,8 @@ def training_parameters(
     weights. The embeddings, of positions and of the output too, stay as they are, because names and answers share their
     pieces.
 
-    Raises: UsageError for a block the model does not have, or any choice where the method trains no weights.
+    Raises: UsageError for a block the model does not have, weights that are offloaded, or any choice where the method
+    trains no weights.
     """
     if method.trains == "edit":
         with _of_the_edit(student, settings) as parameters:
@@ -46,6 +48,7 @@ def training_parameters(
                 yield parameters
         else:
             chosen = dict(_chosen(student, kind, blocks))
+            check_held(chosen, "training weights")
             for parameter in chosen.values():
                 parameter.requires_grad_(True)
             yield chosen
@@ -73,8 +76,10 @@ def _of_the_edit(student: LoadedModel, settings: AlignmentSettings) -> Iterator[
 
 
 def all_weights(student: LoadedModel) -> dict[str, nn.Parameter]:
-    """Name -> parameter of all that can train: all but the embeddings."""
-    return dict(_chosen(student, "weights", None))
+    """Name -> parameter of all that can train: all but the embeddings. Raises: UsageError where one is offloaded."""
+    chosen = dict(_chosen(student, "weights", None))
+    check_held(chosen, "taking gradients of weights")
+    return chosen
 
 
 def _blocks(

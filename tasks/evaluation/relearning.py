@@ -15,6 +15,7 @@ from storage.records import UsageError
 from tasks.models.adapters import adapted
 from tasks.models.forward import logits_of, recomputed, run_decoder
 from tasks.models.load import LoadedModel
+from tasks.models.placement import check_held
 from tasks.models.scoring import AnswerScores, score_answers
 from tasks.models.train import Loss, minimise, trainable_parameters
 from tasks.models.worlds import encode_world, ends_answers
@@ -184,6 +185,7 @@ def teach(
 def _trained(loaded: LoadedModel, rank: int, seed: int) -> Iterator[list[torch.nn.Parameter]]:
     """What the attack trains."""
     if not rank:
+        check_held(dict(loaded.model.named_parameters()), "training weights")
         yield trainable_parameters(loaded.model, frozen=[loaded.embeddings])
         return
     with adapted(loaded, None, rank=rank, alpha=2.0 * rank, seed=seed) as parameters:

@@ -23,6 +23,7 @@ from tasks import catalogue
 from tasks.evaluation.relearning import teach
 from tasks.models.families import linear_weights
 from tasks.models.load import LoadedModel
+from tasks.models.placement import check_held
 
 Fact = tuple[str, str]
 """(entity, relation)."""
@@ -104,6 +105,7 @@ def make_stressed(
         if key not in known:
             remedy = catalogue.did_you_mean(key, known) if known else "it has none: remove it"
             raise UsageError(f"stress '{name}' has no setting '{key}'; {remedy}")
+    check_held(dict(loaded.model.named_parameters()), f"the stress '{name}'")
     taught: Taught = kind(**given).apply(loaded, StressMaterial(questions, roles, types, seed))
     loaded.model.requires_grad_(False)
     wrong = [key for key, value in loaded.model.named_parameters() if not bool(torch.isfinite(value).all())]

@@ -15,6 +15,7 @@ from torch import nn
 
 from tasks.models.families import linear_weights
 from tasks.models.load import LoadedModel
+from tasks.models.placement import check_held
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ def adapted(
     They begin as nothing: the factor B is zero; and are float32 in a model of 16 bits, whose maps stay so. When the
     context ends well they are merged into the weights, kept before where `keep` says so, and the model has its own
     modules again; when it ends by an error they are taken off.
+
+    Raises: UsageError where one of the maps is offloaded.
     """
     from peft import LoraConfig, LoraModel
     from peft.tuners.tuners_utils import cast_adapter_dtype
@@ -52,11 +55,13 @@ def adapted(
         f"{loaded.family.blocks}.{number}." for number in (blocks if blocks is not None else range(len(loaded.blocks)))
     }
     inside = next(name for name, module in loaded.model.named_modules() if module is decoder)
-    names = [
-        f"{inside}.{name}" if inside else name
-        for name in linear_weights(decoder)
+    maps = {
+        f"{inside}.{name}" if inside else name: weight
+        for name, weight in linear_weights(decoder).items()
         if any(name.startswith(prefix) for prefix in prefixes)
-    ]
+    }
+    check_held(maps, "merging adapters")
+    names = list(maps)
     first = decoder.get_submodule(names[0].removeprefix(f"{inside}.") if inside else names[0])
     config = LoraConfig(
         r=rank,

@@ -80,7 +80,7 @@ def captured(loaded: LoadedModel, sites: Sequence[Site]) -> Iterator[dict[Site, 
         for site in dict.fromkeys(sites):
 
             def keep(_module: nn.Module, inputs: Any, output: Any, site: Site = site) -> None:
-                states[site] = _tensor(inputs if site.part == "neurons" else output)
+                states[site] = _tensor(inputs if site.part == "neurons" else output).to(loaded.device)
 
             handles.append(module_at(loaded, site).register_forward_hook(keep))
         yield states
@@ -174,6 +174,8 @@ def run_decoder(
 ) -> tuple[dict[Site, Float[Tensor, "B T D"]], Any]:
     """One pass of the decoder: the sites, and its output (None when it was left early); gradients are kept.
 
+    States come back to the model's device wherever its blocks lie.
+
     mask       None (plain causal), `B T` with 1 at real tokens, or `B 1 T T` added to the attention scores.
     until      leave after this block.
     """
@@ -186,6 +188,7 @@ def run_decoder(
         handle = None if until is None else loaded.blocks[until].register_forward_hook(_leave)
         try:
             output = loaded.decoder(**arguments)
+            output.last_hidden_state = output.last_hidden_state.to(loaded.device)
         except _Enough:
             pass
         finally:
@@ -202,7 +205,7 @@ def logits_of(loaded: LoadedModel, hidden: Float[Tensor, "*B D"]) -> Float[Tenso
     head = loaded.model.get_output_embeddings()
     if head is None:
         raise UsageError("the model was loaded without its head (blocks was given); load it whole to get predictions")
-    logits = head(hidden)
+    logits = head(hidden).to(loaded.device)
     cap = getattr(loaded.config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 

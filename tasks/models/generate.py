@@ -156,6 +156,7 @@ def _decode(loaded: LoadedModel, part: _Prefilled, max_new_tokens: int, choose: 
     """New ids of each row, by `choose(logits, rows still going, step)`; a row leaves the batch when it ends."""
     ends = torch.tensor(loaded.end_ids, dtype=torch.long, device=loaded.device)
     cache, hidden, mask = part.cache, part.hidden, part.mask
+    layers: list[Any] = cache.layers
     alive = torch.arange(len(hidden), device=loaded.device)
     found: list[list[int]] = [[] for _ in range(len(hidden))]
     for step in range(max_new_tokens):
@@ -163,7 +164,9 @@ def _decode(loaded: LoadedModel, part: _Prefilled, max_new_tokens: int, choose: 
         going = ~torch.isin(token, ends)
         if not bool(going.all()):
             alive, token, mask = alive[going], token[going], mask[going]
-            cache.batch_select_indices(going.nonzero()[:, 0])
+            kept = going.nonzero()[:, 0]
+            for layer in layers:  # of which each may lie on another device
+                layer.batch_select_indices(kept.to(layer.keys.device))
         for i, new in zip(alive.tolist(), token.tolist(), strict=True):
             found[i].append(new)
         if len(alive) == 0 or step == max_new_tokens - 1:
@@ -207,8 +210,8 @@ def _read_tree(loaded: LoadedModel, prompts: Sequence[tuple[int, ...]], rows: in
             cache = DynamicCache()
             layers: list[Any] = tree.layers
             for number, layer in enumerate(layers):
-                keys = layer.keys[at[:, None], :, along].transpose(1, 2)
-                values = layer.values[at[:, None], :, along].transpose(1, 2)
+                place = at[:, None].to(layer.keys.device), slice(None), along.to(layer.keys.device)
+                keys, values = layer.keys[place].transpose(1, 2), layer.values[place].transpose(1, 2)
                 cache.update(keys, values, number)
             hidden = output[0][at, torch.from_numpy(node).to(loaded.device)]
             yield _Prefilled(batch.item[part], cache, hidden, torch.from_numpy(mask).to(loaded.device))

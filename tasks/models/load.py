@@ -20,6 +20,7 @@ from tasks.models.hub import fetch
 from tasks.models.intervention import Intervention, Offset, attach, attached, load_intervention, save_intervention
 from tasks.models.intervention.files import DESCRIPTION, TENSORS
 from tasks.models.intervention.hooks import CONFIG_KEY
+from tasks.models.placement import check_fits, placing
 
 SHARD = "5GB"
 """Most that one file of weights holds: what hubs and networks take without complaint."""
@@ -35,6 +36,7 @@ class LoadedModel:
     tokenizer: Any
     family: Family
     device: torch.device
+    """Where tokens go in and what is read comes out; the weights may lie elsewhere too."""
     chat: Chat | None = None
     """The chat template that questions are put through."""
 
@@ -107,24 +109,28 @@ def load_model(
     dtype: str = "float32",
     blocks: int | None = None,
     chat: bool = False,
+    placement: str = "one",
 ) -> LoadedModel:
     """Read a model from a folder in Hugging Face format, or by its hub id.
 
     revision  commit of a hub model, a branch or a tag (empty: main); nothing for a folder.
     blocks    keep this many of the lowest blocks and no head: enough to read sites below them.
     chat      put questions through the tokenizer's chat template.
+    placement `one`: on the device; `spread`: over all GPUs; `offload`: what does not fit on the device in the host's
+              memory, and what does not fit there on disk. See `tasks.models.placement`.
     Only safetensors are read and no code that comes with a model is run. A model that was saved with an intervention
     makes it again, unless it was cut below the block, or the logits, that are edited.
 
     Raises: UsageError for a folder without a model, a model that cannot be fetched or read, one whose weights
-    are incomplete (transformers would fill the gap with random numbers) or whose intervention is, or one that is to be
-    asked by chat and has no chat template.
+    are incomplete (transformers would fill the gap with random numbers) or whose intervention is, one that is to be
+    asked by chat and has no chat template, or one that cannot be placed so.
     """
     target = pick_device(device)
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is not known; expected one of {', '.join(DTYPES)}")
     if dtype == "float16" and target.type == "cpu":
         raise UsageError("dtype 'float16' computes several times slower than float32 on a CPU; use float32 or bfloat16")
+    placed = placing(placement, target)
     with quiet(), _explained(location):
         source = model_folder(location, revision)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -141,6 +147,7 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=False,
+            **placed,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         intervention = _intervention_at(source, config)
@@ -150,8 +157,10 @@ def load_model(
             f"the weights of {location} lack {len(missing)} tensors of {type(model).__name__}, such as {missing[0]}; "
             "give a folder with a complete model"
         )
+    if placement == "spread":
+        check_fits(model)
     template = chat_of(tokenizer, str(location)) if chat else None
-    loaded = LoadedModel(model.to(target).eval(), tokenizer, family, target, template)
+    loaded = LoadedModel((model if placed else model.to(target)).eval(), tokenizer, family, target, template)
     if intervention is not None and (blocks is None or _below(intervention, blocks)):
         attach(loaded, intervention)
     return loaded

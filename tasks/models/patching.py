@@ -108,7 +108,7 @@ def patch_answers(
                 state = states[site][rows]
                 state[row, position] = values[torch.from_numpy(given).to(values.device)].to(state)
                 with _resumed(loaded, site.layer, state, form):
-                    hidden = loaded.decoder(input_ids=tokens[rows], use_cache=False)[0]
+                    hidden = loaded.decoder(input_ids=tokens[rows], use_cache=False)[0].to(loaded.device)
                 changed[site][chunk] = _means(_log_p(loaded, hidden[row, position], token), row, len(chunk))
     return plain, changed
 

@@ -57,6 +57,7 @@ def reload(
         given,
         dtype=dtype,
         device=settings.device,
+        placement=base.placement,
         adapter=adapter if adapter.is_dir() else None,
         base=origin,
     )

@@ -22,6 +22,7 @@ HOMES = {
     "pyarrow": ("storage/tables.py", "storage/schemas.py"),
     "sae_lens": ("tasks/models/sae.py", "tasks/models/published_saes/", "tasks/autoencoder/"),
     "transformers": ("tasks/models/", "tasks/testbed/"),
+    "accelerate": ("tasks/models/",),
     "peft": ("tasks/models/", "storage/weights.py"),
     "prefect": ("flows/", "tasks/caching.py", *(path.relative_to(ROOT).as_posix() for path in DOORS)),
     "lm_eval": ("tasks/evaluation/harness.py",),

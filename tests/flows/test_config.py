@@ -127,6 +127,7 @@ def test_default_of_the_method_said_aloud_is_the_same_experiment() -> None:
         ("[alignment\n", ["not valid TOML", "line 1"]),
         ('[model]\ndtype = "float8"\n', ["[model] dtype", "one of float32", 'given "float8"']),
         ("[model]\nchat = true\n", ["[model] chat", "testbed", "no chat template"]),
+        ('[model]\nplacement = "spread"\n', ["[model] placement", "testbed", "name another model"]),
         ('[data]\nsource = "facts_file"\npath = "x"\n', ["[data] source", 'given "facts_file"', "[model] name"]),
         ("[data]\nentities = 3\n", ["[data] entities", "without a source", 'source = "facts_file"']),
         ('[data]\nsource = "tofo"\n', ["[data] source", "'tofo'", "did you mean 'tofu'"]),

@@ -23,6 +23,7 @@ from tasks.evaluation.tracing import whole_entities
 from tasks.models.forward import logits_of, run_decoder
 from tasks.models.load import LoadedModel
 from tasks.models.patching import teacher_forced
+from tasks.models.placement import check_held
 from tasks.models.worlds import encode_world
 
 
@@ -42,6 +43,7 @@ def rows_for_gradients(questions: Mapping[str, Any], *, others: int, seed: int) 
 
 def observe_gradients(loaded: LoadedModel, questions: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
     """Columns question, entity, split, layer (`ALL_BLOCKS`: all blocks), squared, norm; one row a question and block."""
+    check_held(dict(loaded.blocks.named_parameters()), "taking gradients of weights")
     blocks = [[each for each in block.parameters() if each.is_floating_point()] for block in loaded.blocks]
     table: dict[str, list[Any]] = {name: [] for name in ("question", "entity", "split", "layer", "squared", "norm")}
     parameters = [each for block in blocks for each in block]

@@ -109,7 +109,7 @@ class _Editing:
         cache: Cache | None = next(found, None)
         # Attention has put this pass's tokens into the cache by now.
         seen = states.shape[1] if cache is None else int(cache.get_seq_length(self.intervention.site.layer))
-        editable = self._editable(states, seen)
+        editable = self._editable(states, seen).to(states.device)
         opened = None
         if self.intervention.kind == "gated_clamp":
             with torch.no_grad():

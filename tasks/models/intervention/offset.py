@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from storage.records import UsageError
+from tasks.models.placement import is_divided
 
 if TYPE_CHECKING:
     from tasks.models.load import LoadedModel
@@ -85,7 +86,11 @@ class Offsetting:
     """The hook that adds the offset to what the decoder gives."""
 
     def __init__(self, loaded: LoadedModel, offset: Offset) -> None:
-        """Raises: UsageError for a pair that is not made of this model's lowest blocks."""
+        """Raises: UsageError for a pair that is not made of this model's lowest blocks, or a model on several devices."""
+        if is_divided(loaded.decoder):
+            raise UsageError(
+                "an offset's small models share the model's embeddings and lie beside it on one device; use [model] placement = 'one'"
+            )
         if offset.blocks > len(loaded.blocks):
             raise UsageError(f"the offset's small models have {offset.blocks} blocks, the model {len(loaded.blocks)}")
         self.intervention = offset

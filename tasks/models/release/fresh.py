@@ -52,6 +52,7 @@ def score_in_fresh_process(
     *,
     dtype: str = "float32",
     device: str = "auto",
+    placement: str = "one",
     adapter: Path | None = None,
     base: Path | None = None,
 ) -> Reread:
@@ -71,6 +72,7 @@ def score_in_fresh_process(
         "base": str(base or ""),
         "dtype": dtype,
         "device": str(place),
+        "placement": placement,
         "rows": [vars(row) for row in rows],
     }
     script = inspect.getfile(plain.main)

@@ -38,6 +38,7 @@ from tasks.alignment.method import Edit, Start
 from tasks.alignment.terms import best_latents, firing
 from tasks.models.families import linear_weights
 from tasks.models.load import LoadedModel
+from tasks.models.placement import check_held
 from tasks.models.sae import Autoencoder
 
 
@@ -109,7 +110,10 @@ class PISCES(Edit):
 def _output_map(student: LoadedModel, block: int) -> Float[Tensor, "D N"]:
     """The block's last feed-forward map, a view with a column for each neuron."""
     family = student.family
-    return linear_weights(student.decoder)[f"{family.blocks}.{block}.{family.down_projection}"]
+    name = f"{family.blocks}.{block}.{family.down_projection}"
+    weight = linear_weights(student.decoder)[name]
+    check_held({name: weight}, "writing to weights")
+    return weight
 
 
 def _gain(student: LoadedModel, block: int) -> Float[Tensor, " D"]:
