@@ -117,11 +117,22 @@ class Testbed:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """How a model is asked, and so when an answer of its is right: for the labels, recall, relearning and the stop rule."""
+
+    manner: str
+    """`exact`: to the letter, and then the end; `said`: in the model's own words."""
+    tokens: int = 0
+    """Longest answer that is decoded in its own words; 0 where none is."""
+
+
+@dataclass(frozen=True)
 class Answers:
     """What the model answered when asked about the entities: `answers.parquet`; `entities.parquet`: who was asked about."""
 
     artifact: Artifact
     entities: int
+    asking: Asking
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,7 @@ class EntitySet:
     known: int
     unknown: int
     dropped: int
+    asking: Asking
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,7 @@ class ForgetSet:
     artifact: Artifact
     targets: tuple[str, ...]
     """Names, as asked for."""
+    asking: Asking
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,7 @@ class QuestionSet:
 
     artifact: Artifact
     questions: int
+    asking: Asking
 
 
 @dataclass(frozen=True)

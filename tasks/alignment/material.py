@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from tasks import catalogue
 from tasks.alignment.examples import Rows, make_rows
 from tasks.alignment.method import Method
 from tasks.alignment.sampler import Draw, Pools, Sizes
-from tasks.alignment.sentences import in_other_names
+from tasks.alignment.sentences import Sentences, answering_rows, in_other_names
 from tasks.alignment.settings import AlignmentSettings
+from tasks.answers.judging import OwnWords, Wanted
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question, encode_texts
-from tasks.models.worlds import encode_other_answers, encode_world, ends_answers
+from tasks.models.worlds import encode_other_answers, encode_world
 
 FALSE_ANSWERS = 8
 """False answers a forget question has at most."""
@@ -50,8 +51,10 @@ class Validation:
     target: Sequence[Question]
     unknown: Sequence[Sequence[Question]]
     """Unknown entity of its type -> the same sentences in the same order; none is among the references of the loss."""
-    ends: bool = True
-    """Whether an answer must end where the accepted one does, to count as recalled."""
+    own_words: OwnWords | None = None
+    """Of a model that answers in its own words; None: only an answer to the letter counts as recalled."""
+    wanted: Mapping[Question, Wanted] = field(default_factory=dict)
+    """What each question wants to hear; empty where answers count to the letter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,8 @@ class Facts:
     """Entity -> type."""
     general: Sequence[str]
     """Sentences that name no entity."""
+    own_words: OwnWords | None = None
+    """Of a model that answers in its own words."""
 
 
 def gather_material(
@@ -292,16 +297,36 @@ def _validations(
                 f"{len(free)}; lower alignment.settings.reference_entities, raise entities.unknown_reference, or use a "
                 "larger world"
             )
-        pairs = ((row, entity) for row in own for entity in free)
-        sentences = in_other_names(loaded, questions, encoded, strangers, pairs)
+        rows = answering_rows(questions, strangers, [(row, entity) for row in own for entity in free])
+        sentences = in_other_names(loaded, questions, encoded, strangers, rows)
         found.append(
             Validation(
                 [encoded[row] for row in own],
                 [[sentences[row, entity] for row in own] for entity in free],
-                ends_answers(questions),
+                facts.own_words,
+                _wanted(facts, target, {row: encoded[row] for row in own}, sentences, rows),
             )
         )
     return found
+
+
+def _wanted(
+    facts: Facts,
+    target: str,
+    own: Mapping[int, Question],
+    sentences: Sentences,
+    rows: Mapping[tuple[int, str], int],
+) -> dict[Question, Wanted]:
+    """What a target's questions and the same about others want to hear."""
+    if facts.own_words is None:
+        return {}
+    names, questions = facts.own_words.names, facts.questions
+    asked = [(question, row, target) for row, question in own.items()]
+    asked += [(sentences[row, entity], answering, entity) for (row, entity), answering in rows.items()]
+    return {
+        question: Wanted(questions["answers"][row], names[entity], questions["relation"][row])
+        for question, row, entity in asked
+    }
 
 
 def _name_tokens(question: Question) -> int:

@@ -14,6 +14,19 @@ Sentences = dict[tuple[int, str], Question]
 """(row about a target, other entity) -> the same sentence about that one."""
 
 
+def answering_rows(
+    questions: Mapping[str, Any], others: Sequence[int], wanted: Iterable[tuple[int, str]]
+) -> dict[tuple[int, str], int]:
+    """Whose answers count of each wanted row about each wanted entity: that one's own row where the world asks it so,
+    else the row itself.
+
+    questions  the world's table; equal (relation, template) of one type of entity are equal sentences.
+    others     rows about the other entities, among which theirs are looked for.
+    """
+    own = {(questions["entity"][row], *_sentence(questions, row)): row for row in others}
+    return {(row, entity): own.get((entity, *_sentence(questions, row)), row) for row, entity in wanted}
+
+
 def in_other_names(
     loaded: LoadedModel,
     questions: Mapping[str, Any],
@@ -28,13 +41,12 @@ def in_other_names(
     others     rows about the other entities, among which theirs are looked for first. A sentence that is not there is
                the target's with the other's name, and the target's answers stand in.
     """
-    own = {(questions["entity"][row], *_sentence(questions, row)): row for row in others}
     names = {questions["entity"][row]: row for row in reversed(others)}
     found: Sentences = {}
     made: list[tuple[int, str]] = []
-    for row, entity in wanted:
-        if (entity, *_sentence(questions, row)) in own:
-            found[row, entity] = encoded[own[entity, *_sentence(questions, row)]]
+    for (row, entity), answering in answering_rows(questions, others, wanted).items():
+        if answering != row:
+            found[row, entity] = encoded[answering]
         else:
             made.append((row, entity))
     texts = [renamed(*_text(questions, row), _name(questions, names[entity])) for row, entity in made]

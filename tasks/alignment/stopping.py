@@ -54,8 +54,8 @@ def among_unknown(
 def lies_among_unknown(student: LoadedModel, validation: Validation, sites: Sequence[Site]) -> bool:
     """Whether the target is, here and now, no farther from unknown entities than their median and is recalled no more
     than they are."""
-    recalled = [_recall(student, questions, validation.ends) for questions in validation.unknown]
-    if _recall(student, validation.target, validation.ends) > sum(recalled) / len(recalled):
+    recalled = [_recall(student, questions, validation) for questions in validation.unknown]
+    if _recall(student, validation.target, validation) > sum(recalled) / len(recalled):
         return False
     target = _states(student, [validation.target], sites)[0]
     own, others = distances(target, _states(student, validation.unknown, sites))
@@ -76,9 +76,12 @@ def distances(
     return torch.stack(own).mean(), torch.stack(left_out)
 
 
-def _recall(student: LoadedModel, questions: Sequence[Question], ends: bool = True) -> float:
+def _recall(student: LoadedModel, questions: Sequence[Question], validation: Validation) -> float:
     prompts, answers = [each.prompt for each in questions], [each.answers for each in questions]
-    scores = score_answers(student, prompts, answers, append_eos=ends)
+    if validation.own_words is not None:
+        heard = validation.own_words.heard(student, prompts, [validation.wanted[each] for each in questions])
+        return float(heard.mean())
+    scores = score_answers(student, prompts, answers)
     hit = {int(prompt) for prompt, right in zip(scores.prompt, scores.hit, strict=True) if right}
     return len(hit) / len(questions)
 

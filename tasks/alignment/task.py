@@ -130,15 +130,17 @@ def _turns(forget_set: ForgetSet, settings: AlignmentSettings) -> list[tuple[str
 
 def _facts(world: World, forget_set: ForgetSet) -> Any:
     from tasks.alignment.material import Facts
+    from tasks.answers.judging import own_words
 
     source = folder_of(world.artifact)
-    entities = read_table(source / "entities.parquet", columns=["entity", "type"])
+    entities = read_table(source / "entities.parquet")
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
     return Facts(
         read_table(source / "questions.parquet"),
         dict(zip(roles["entity"], roles["role"], strict=True)),
         dict(zip(entities["entity"], entities["type"], strict=True)),
         list(read_table(source / "general.parquet")["text"]),
+        own_words(forget_set.asking, entities),
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.answers.said import gives
+from tasks.answers.judging import right, wanted
 from tasks.entities.settings import AskingSettings
-from tasks.models.generate import greedy, sample
+from tasks.models.generate import greedy, sample, texts
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
 from tasks.models.scoring import score_answers
@@ -30,7 +30,7 @@ def ask(
     names  entity -> its names, which are no answer.
     """
     prompts = [each.prompt for each in encoded]
-    said = _texts(loaded, greedy(loaded, prompts, max_new_tokens=settings.answer_tokens))
+    said = texts(loaded, greedy(loaded, prompts, max_new_tokens=settings.answer_tokens))
     sampled: list[list[str]] = [[] for _ in rows]
     if settings.samples:
         drawn = sample(
@@ -41,15 +41,14 @@ def ask(
             max_new_tokens=settings.answer_tokens,
             seed=settings.asking_seed,
         )
-        sampled = [_texts(loaded, several) for several in drawn]
-
-    def right(row: int, text: str) -> bool:
-        entity, relation = str(questions["entity"][row]), str(questions["relation"][row])
-        return gives(text, list(questions["answers"][row]), names=names[entity], relation=relation)
-
-    is_right = np.array([right(row, text) for row, text in zip(rows, said, strict=True)])
+        sampled = [texts(loaded, several) for several in drawn]
+    asked = [wanted(questions, row, names) for row in rows]
+    is_right = np.array([right(text, each) for text, each in zip(said, asked, strict=True)])
     share = np.array(
-        [np.mean([right(row, text) for text in each] or [False]) for row, each in zip(rows, sampled, strict=True)]
+        [
+            np.mean([right(text, each) for text in several] or [False])
+            for several, each in zip(sampled, asked, strict=True)
+        ]
     )
     return {
         **{name: [questions[name][row] for row in rows] for name in ("question", "entity", "relation", "template")},
@@ -67,7 +66,3 @@ def hits_exactly(loaded: LoadedModel, encoded: Sequence[Question]) -> np.ndarray
     hits = np.zeros(len(encoded), dtype=bool)
     np.logical_or.at(hits, scores.prompt, scores.hit)
     return hits
-
-
-def _texts(loaded: LoadedModel, answers: Sequence[Sequence[int]]) -> list[str]:
-    return [loaded.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in answers]

@@ -14,7 +14,7 @@ class AskingSettings:
     asking: str = setting("auto", choices=("auto", "exact", "said"))
     """`exact`: right is what greedy decoding would give to the letter, and then end; `said`: the model answers in its
     own words, once greedily and several times sampled. `auto`: `exact` for the testbed's own model, which was taught
-    these very words, `said` for any other."""
+    these very words, `said` for any other. The stop rule and the evaluation count by the same rule."""
     samples: int = setting(10, minimum=0)
     """Answers sampled of each question, beside the greedy one; these and what follows only where the model says."""
     asking_temperature: float = setting(1.0, minimum=0.01, maximum=10.0)

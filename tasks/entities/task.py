@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from storage.artifacts import folder_of
-from storage.records import Answers, EntitySet, ForgetSet, ModelRef, World
+from storage.records import Answers, Asking, EntitySet, ForgetSet, ModelRef, World
 from storage.tables import read_table, write_table
 from storage.weights import loading_of
 from tasks.caching import new_artifact, stage
@@ -26,6 +26,7 @@ def ask_model(model: ModelRef, world: World, settings: AskingSettings) -> Answer
     """
     import numpy as np
 
+    from tasks.answers.judging import names_of
     from tasks.entities.asking import ask, hits_exactly
     from tasks.entities.labels import asked_rows, label_entities
     from tasks.models.load import load_model
@@ -39,11 +40,7 @@ def ask_model(model: ModelRef, world: World, settings: AskingSettings) -> Answer
     encoded = encode_world(loaded, questions, chosen)
     said = None
     if settings.asking == "said" or (settings.asking == "auto" and model.source != "artifact"):
-        names = {
-            str(entity): [str(name), *map(str, aliases)]
-            for entity, name, aliases in zip(entities["entity"], entities["name"], entities["aliases"], strict=True)
-        }
-        said = ask(loaded, questions, chosen, encoded, names, settings)
+        said = ask(loaded, questions, chosen, encoded, names_of(entities), settings)
     answers = {
         "entity": questions["entity"][chosen],
         "relation": questions["relation"][chosen],
@@ -61,7 +58,8 @@ def ask_model(model: ModelRef, world: World, settings: AskingSettings) -> Answer
             digest = "" if loaded.chat is None else loaded.chat.digest
             asked = {"model": model.location, "revision": model.revision, "chat_template": digest}
             (build.folder / "asked.json").write_text(json.dumps(asked, indent=1, sort_keys=True) + "\n")
-    return Answers(build.artifact, len(usual))
+    asking = Asking("exact") if said is None else Asking("said", settings.answer_tokens)
+    return Answers(build.artifact, len(usual), asking)
 
 
 @stage("entities")
@@ -77,7 +75,7 @@ def label_answers(world: World, answers: Answers, settings: LabelSettings) -> En
 
     entities = read_table(folder_of(world.artifact) / "entities.parquet")
     answered = read_table(folder_of(answers.artifact) / "answers.parquet")
-    in_own_words = (folder_of(answers.artifact) / SAID).is_file()
+    in_own_words = answers.asking.manner == "said"
     labels = label_entities(answered["entity"], answered["relation"], answered["hit"], settings)
     tokens = dict(zip(answered["entity"], answered["tokens"].tolist(), strict=True))
     kept = [i for i, entity in enumerate(entities["entity"]) if entity in labels]
@@ -103,7 +101,8 @@ def label_answers(world: World, answers: Answers, settings: LabelSettings) -> En
                 "half": set_aside(parts, types, verdicts) if in_own_words else parts,
             },
         )
-    return EntitySet(build.artifact, *(verdicts.count(label) for label in ("known", "unknown", "dropped")))
+    known, unknown, dropped = (verdicts.count(label) for label in ("known", "unknown", "dropped"))
+    return EntitySet(build.artifact, known, unknown, dropped, answers.asking)
 
 
 @stage("targets")
@@ -127,4 +126,4 @@ def choose_roles(world: World, entities: EntitySet, settings: RoleSettings) -> F
     with new_artifact() as build:
         ids = sorted(roles)
         write_table(build.folder / "roles.parquet", {"entity": ids, "role": [roles[entity] for entity in ids]})
-    return ForgetSet(build.artifact, tuple(names[target] for target in targets))
+    return ForgetSet(build.artifact, tuple(names[target] for target in targets), entities.asking)

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 
 from storage.records import Site
+from tasks.answers.judging import OwnWords, right, wanted
 from tasks.evaluation.settings import ObservationSettings
 from tasks.models.forward import all_residuals, next_token_log_probabilities, read_sites
-from tasks.models.generate import greedy, sample
+from tasks.models.generate import greedy, sample, texts
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
 from tasks.models.scoring import AnswerScores, score_answers
 from tasks.models.worlds import encode_world
-from tasks.naming import begins_with
 
 POSITIONS = ("name_last", "prompt_last")
 NEW_TOKENS = 16
-"""Longest answer that is decoded of a model that ends after it."""
+"""Longest answer that is decoded of a model that must answer to the letter."""
 ASKED = ("question", "set", "variant", "split", "target", "entity", "relation", "template")
 """What the answers say of their question."""
 TOKENS_OF = ("base", "paraphrase")
@@ -44,11 +44,12 @@ class Answered:
 
 
 def observe_answers(
-    loaded: LoadedModel, questions: Mapping[str, Any], token_budget: int, *, ends: bool = True
+    loaded: LoadedModel, questions: Mapping[str, Any], token_budget: int, *, own_words: OwnWords | None = None
 ) -> Answered:
     """Score every option and decode every answer; options of a question, and questions about one name, share what they share.
 
-    ends  whether the model ends after an answer: then a hit is that answer and nothing more, else what begins with it.
+    own_words  of a model that answers in its own words: a hit is a text that gives an accepted answer, ended or not.
+               None: a hit is an accepted answer to the letter, and then the end.
     """
     rows = range(len(questions["question"]))
     offered = [[*right, *wrong] for right, wrong in zip(questions["answers"], questions["wrong"], strict=True)]
@@ -61,16 +62,16 @@ def observe_answers(
     ]
     prompts = [question.prompt for question in encoded]
     scores = score_answers(loaded, prompts, scored, per_token=True, budget=token_budget)
-    longest = _new_tokens(encoded, accepted, ends)
+    longest = _new_tokens(own_words)
     said = greedy(loaded, prompts, max_new_tokens=longest)
-    text = [_text(loaded, ids) for ids in said]
-    if ends:
+    text = texts(loaded, said)
+    if own_words is None:
         hit = [
             ids in question.answers[:count] and len(ids) < longest
             for ids, question, count in zip(said, encoded, accepted, strict=True)
         ]
     else:
-        hit = [begins_with(each, right) for each, right in zip(text, questions["answers"], strict=True)]
+        hit = [right(each, wanted(questions, row, own_words.names)) for row, each in enumerate(text)]
     canonical = scores.answer == 0
     answers = {
         **{name: questions[name] for name in ASKED},
@@ -91,16 +92,8 @@ def observe_answers(
     return Answered(answers, options, _token_columns(questions, scores))
 
 
-def _new_tokens(encoded: Sequence[Question], accepted: Sequence[int], ends: bool) -> int:
-    """How many tokens are decoded: enough for the longest accepted answer of a model that may go on after it."""
-    if ends:
-        return NEW_TOKENS
-    answers = (each for question, count in zip(encoded, accepted, strict=True) for each in question.answers[:count])
-    return max(NEW_TOKENS, 1 + max(map(len, answers), default=0))
-
-
-def _text(loaded: LoadedModel, ids: Sequence[int]) -> str:
-    return str(loaded.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+def _new_tokens(own_words: OwnWords | None) -> int:
+    return NEW_TOKENS if own_words is None else own_words.tokens
 
 
 def _token_columns(questions: Mapping[str, Any], scores: AnswerScores) -> dict[str, Any]:
@@ -142,11 +135,11 @@ def observe_samples(
     rows: Sequence[int],
     settings: ObservationSettings,
     *,
-    ends: bool = True,
+    own_words: OwnWords | None = None,
 ) -> dict[str, Any]:
-    """A row a sampled answer: what a patient questioner would hear. `ends` as for `observe_answers`."""
+    """A row a sampled answer: what a patient questioner would hear. `own_words` as for `observe_answers`."""
     encoded = encode_world(loaded, questions, rows)
-    longest = _new_tokens(encoded, [len(question.answers) for question in encoded], ends)
+    longest = _new_tokens(own_words)
     said = sample(
         loaded,
         [question.prompt for question in encoded],
@@ -156,13 +149,12 @@ def observe_samples(
         seed=settings.sample_seed,
     )
     flat = [(place, ids) for place, several in enumerate(said) for ids in several]
-    text = [_text(loaded, ids) for _, ids in flat]
-    if ends:
+    text = texts(loaded, [ids for _, ids in flat])
+    if own_words is None:
         hit = [ids in encoded[place].answers and len(ids) < longest for place, ids in flat]
     else:
-        hit = [
-            begins_with(each, questions["answers"][rows[place]]) for each, (place, _) in zip(text, flat, strict=True)
-        ]
+        asked = [wanted(questions, row, own_words.names) for row in rows]
+        hit = [right(each, asked[place]) for each, (place, _) in zip(text, flat, strict=True)]
     return {
         "question": [questions["question"][rows[place]] for place, _ in flat],
         "sample": [number for several in said for number in range(len(several))],

@@ -12,13 +12,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from storage.records import UsageError
+from tasks.answers.judging import OwnWords, wanted
 from tasks.models.adapters import adapted
 from tasks.models.forward import logits_of, recomputed, run_decoder
 from tasks.models.load import LoadedModel
 from tasks.models.placement import check_held
 from tasks.models.scoring import AnswerScores, score_answers
 from tasks.models.train import Loss, minimise, trainable_parameters
-from tasks.models.worlds import encode_world, ends_answers
+from tasks.models.worlds import encode_world
 
 COLUMNS = ("rate", "draw", "step", "entity", "question", "relation", "part", "log_probability", "tokens", "hit")
 ROWS = 32
@@ -79,9 +80,11 @@ def relearn_curve(
     seed: int,
     rank: int = 0,
     checkpointing: bool = False,
+    own_words: OwnWords | None = None,
 ) -> dict[str, list[Any]]:
     """Train the model on the taught half (training templates) and score all held-out questions of the targets before
-    the first step and after each.
+    the first step and after each, by what it would say to the letter, or of a model that answers in its own words by
+    what it says.
 
     Every draw splits the facts another way and starts from the same weights, which the model has again at the end: for
     other learning rates, call again.
@@ -96,7 +99,7 @@ def relearn_curve(
         part = {row: parts[questions["entity"][row], questions["relation"][row]] for row in rows}
         taught = [row for row in rows if part[row] == "taught" and not questions["held_out"][row]]
         record = functools.partial(
-            _record, loaded, questions, asked, part, {"rate": learning_rate, "draw": draw}, table
+            _record, loaded, questions, asked, part, {"rate": learning_rate, "draw": draw}, own_words, table
         )
         record(0, {})
         teach(
@@ -113,14 +116,16 @@ def _record(
     asked: Sequence[int],
     part: Mapping[int, str],
     attack: Mapping[str, float],
+    own_words: OwnWords | None,
     table: dict[str, list[Any]],
     step: int,
     _losses: Mapping[str, float],
 ) -> None:
     encoded = encode_world(loaded, questions, asked)
     prompts, answers = [each.prompt for each in encoded], [each.answers for each in encoded]
-    scores = score_answers(loaded, prompts, answers, append_eos=ends_answers(questions))
-    columns = _answer_columns(scores, len(asked))
+    columns = _answer_columns(score_answers(loaded, prompts, answers), len(asked))
+    if own_words is not None:
+        columns["hit"] = own_words.heard(loaded, prompts, [wanted(questions, row, own_words.names) for row in asked])
     for place, row in enumerate(asked):
         line = {name: questions[name][row] for name in ("entity", "question", "relation")}
         line |= {name: columns[name][place].item() for name in ("log_probability", "tokens", "hit")}

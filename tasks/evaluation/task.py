@@ -102,8 +102,8 @@ def observe_model(model: ModelRef, world: World, questions: QuestionSet, setting
     `answers.parquet`, `options.parquet`, `tokens.parquet`, `samples.parquet`, `states.parquet` (held-out templates),
     `distributions.parquet` (of these, the first template; and general text) and `general.parquet`.
     """
+    from tasks.answers.judging import own_words
     from tasks.evaluation.observing import concatenated, observe_answers, observe_distributions, observe_samples
-    from tasks.models.worlds import ends_answers
 
     asked = read_table(folder_of(questions.artifact) / "questions.parquet")
     general = _general_questions(world)
@@ -112,8 +112,8 @@ def observe_model(model: ModelRef, world: World, questions: QuestionSet, setting
     distinct = _first_of_facts(asked, known)
     budget = settings.token_budget
     loaded = _load(model, settings.device)
-    ends = ends_answers(read_table(folder_of(world.artifact) / "questions.parquet", columns=["taught"]))
-    answered = observe_answers(loaded, asked, budget, ends=ends)
+    words = own_words(questions.asking, read_table(folder_of(world.artifact) / "entities.parquet"))
+    answered = observe_answers(loaded, asked, budget, own_words=words)
     prompts = range(min(GENERAL_PROMPTS, len(general["question"])))
     forgotten = [row for row in held_out if asked["split"][row] == "forget"]
     distributions = [
@@ -124,7 +124,8 @@ def observe_model(model: ModelRef, world: World, questions: QuestionSet, setting
         write_table(build.folder / "answers.parquet", answered.answers)
         write_table(build.folder / "options.parquet", answered.options)
         write_table(build.folder / "tokens.parquet", answered.tokens)
-        write_table(build.folder / "samples.parquet", observe_samples(loaded, asked, forgotten, settings, ends=ends))
+        samples = observe_samples(loaded, asked, forgotten, settings, own_words=words)
+        write_table(build.folder / "samples.parquet", samples)
         write_table(build.folder / "states.parquet", _stored_states(loaded, asked, held_out, settings))
         write_table(build.folder / "distributions.parquet", concatenated(distributions))
         write_table(build.folder / "general.parquet", _general(loaded, general, budget))
@@ -189,10 +190,12 @@ def _general(loaded: Any, questions: Columns, budget: int) -> Columns:
 @stage("relearning", tags=("gpu",))
 def relearn(model: ModelRef, world: World, forget_set: ForgetSet, settings: RelearningSettings) -> Observations:
     """Teach half of each target's facts back and score the other half after every step: `relearning.parquet`."""
+    from tasks.answers.judging import own_words
     from tasks.evaluation.observing import concatenated
     from tasks.evaluation.relearning import relearn_curve
 
     questions = read_table(folder_of(world.artifact) / "questions.parquet")
+    words = own_words(forget_set.asking, read_table(folder_of(world.artifact) / "entities.parquet"))
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
     loaded = _load(model, settings.device)
     curves = [
@@ -206,6 +209,7 @@ def relearn(model: ModelRef, world: World, forget_set: ForgetSet, settings: Rele
             seed=settings.relearning_seed,
             rank=settings.relearning_rank,
             checkpointing=settings.relearning_checkpointing,
+            own_words=words,
         )
         for rate in settings.relearning_rates
     ]

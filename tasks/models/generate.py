@@ -104,6 +104,11 @@ def sample(
     return [list(answers[tuple(prompt)]) for prompt in prompts]
 
 
+def texts(loaded: LoadedModel, answers: Sequence[Sequence[int]]) -> list[str]:
+    """What was decoded as text, without special tokens and surrounding white space."""
+    return [str(loaded.tokenizer.decode(list(ids), skip_special_tokens=True)).strip() for ids in answers]
+
+
 def _uniform(seed: int, prompt: Sequence[int], number: int, steps: int) -> Float[np.ndarray, " S"]:
     """Numbers in [0, 1), a step each. The length is part of the seed, as numpy takes a missing entry for a zero."""
     return np.random.default_rng([seed, number, len(prompt), *prompt]).random(steps)

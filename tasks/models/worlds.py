@@ -24,8 +24,3 @@ def encode_world(loaded: LoadedModel, questions: Mapping[str, Any], rows: Sequen
 def encode_other_answers(loaded: LoadedModel, prompts: Sequence[str], texts: Sequence[str]) -> list[tuple[int, ...]]:
     """Each text as an answer to the prompt at the same place."""
     return encode_answers(loaded.tokenizer, prompts, texts, loaded.chat)
-
-
-def ends_answers(questions: Mapping[str, Any]) -> bool:
-    """Whether a model of this world ends after its answer, as the testbed's were taught to; others may well go on."""
-    return "taught" not in questions or any(questions["taught"])

@@ -38,4 +38,4 @@ def make_question_set(
             logger.info("%-16s %6d questions", name, kinds.count(name))
     with new_artifact() as build:
         write_table(build.folder / "questions.parquet", columns)
-    return QuestionSet(build.artifact, len(kinds))
+    return QuestionSet(build.artifact, len(kinds), forget_set.asking)

@@ -23,7 +23,7 @@ from flows.evaluate import Assessment
 from flows.models import model_at
 from storage import runs
 from storage.artifacts import StorageError, artifacts_root, building
-from storage.records import LatentStats, QuestionSet, Scorecard, Verdict, to_document
+from storage.records import Asking, LatentStats, QuestionSet, Scorecard, Verdict, to_document
 from storage.settings import home
 from storage.tables import write_table
 
@@ -260,7 +260,7 @@ def test_model_of_a_hub_is_named_by_its_commit(
 
     def flow(model: str, *_: object) -> Assessment:
         found = model_at(f"{model}@{COMMIT}")  # As if that were what its main branch stands for.
-        return Assessment(found, QuestionSet(card.artifact, 1), (), card, verdict)
+        return Assessment(found, QuestionSet(card.artifact, 1, Asking("exact")), (), card, verdict)
 
     instead(flow)
     assert cli.run_command(["evaluate", "someone/model", "--json"]) == 0

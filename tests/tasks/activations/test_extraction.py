@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from storage.artifacts import artifacts_root, building, folder_of
-from storage.records import ActivationRef, Answers, Artifact, ModelRef, Site, UsageError, World, to_document
+from storage.records import ActivationRef, Answers, Artifact, Asking, ModelRef, Site, UsageError, World, to_document
 from storage.tables import read_table, write_table
 from storage.usage import Usage
 from tasks import caching
@@ -98,7 +98,7 @@ def asked(own_home: Path, tmp_path: Path) -> tuple[ModelRef, World, Answers]:
     clear = np.arange(len(NAMES)) < len(NAMES) - 2
     answers = _kept("answers", {"entities": {"entity": list(NAMES), "clear": clear}})
     model = ModelRef("folder", str(tmp_path / "model"))
-    return model, World(world, "test", len(NAMES), count), Answers(answers, len(NAMES))
+    return model, World(world, "test", len(NAMES), count), Answers(answers, len(NAMES), Asking("exact"))
 
 
 def _extract(*inputs: Any, key: str = "made", settings: ActivationSettings = SETTINGS) -> ActivationRef:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from storage.artifacts import building
-from storage.records import ForgetSet, UsageError
+from storage.records import Asking, ForgetSet, UsageError
 from storage.tables import write_table
 from tasks.alignment.material import gather_material
 from tasks.alignment.method import Edit, Group, Method, Start
@@ -131,4 +131,6 @@ def test_the_door_makes_turns_of_the_roles(own_home: Path, order: str, expected:
     roles = {"entity": ["Q1", "Q3", "Q7"], "role": ["target", "retain", "target"]}
     with building("targets", "made", {}) as build:
         write_table(build.folder / "roles.parquet", roles)
-    assert _turns(ForgetSet(build.artifact, ("Ada", "Lund")), AlignmentSettings(order=order)) == expected
+    assert (
+        _turns(ForgetSet(build.artifact, ("Ada", "Lund"), Asking("exact")), AlignmentSettings(order=order)) == expected
+    )

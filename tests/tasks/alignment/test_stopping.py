@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from tasks.alignment.methods.latent.sae_guided import SaeGuided
 from tasks.alignment.methods.likelihood.grad_diff import GradDiff
 from tasks.alignment.stopping import among_unknown, distances, lies_among_unknown
 from tasks.alignment.training import align_model
+from tasks.answers.judging import OwnWords, Wanted
 from tasks.models.load import LoadedModel
 
 SITES = (Site(1), Site(2))
@@ -73,7 +75,7 @@ def test_what_is_still_recalled_is_not_forgotten(small: Any, monkeypatch: pytest
     student = estranged(small)
     hits: dict[tuple[int, ...], bool] = {question.prompt: True for question in validation.target}
 
-    def scored(_: LoadedModel, prompts: Sequence[tuple[int, ...]], answers: Any, append_eos: bool) -> Any:
+    def scored(_: LoadedModel, prompts: Sequence[tuple[int, ...]], answers: Any) -> Any:
         assert answers
         right = [hits.get(prompt, False) for prompt in prompts]
         return type("Scores", (), {"prompt": range(len(prompts)), "hit": right})
@@ -89,7 +91,41 @@ def test_recall_is_that_of_the_model(small: Any) -> None:
     (validation,) = gathered(small, GradDiff(), rule(small)).validation
     student = small.model()
     taught(student, small, validation)
-    assert stopping._recall(student, validation.target) == 1.0
+    assert stopping._recall(student, validation.target, validation) == 1.0
+    assert not lies_among_unknown(student, validation, SITES)
+
+
+def test_a_model_that_answers_in_its_own_words_is_heard(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question wants its own answer; where the world does not ask it of an unknown entity, the target's stands in."""
+    words = OwnWords({name: [name] for name in small.facts.types}, 3)
+    few = without(small.facts, lambda entity, template: entity == "Zol" and template == 0)
+    (validation,) = gather_material(
+        small.model(), dataclasses.replace(few, own_words=words), GradDiff(), rule(small), ["Lund"]
+    ).validation
+    right: set[str] = set()
+    asked: list[Wanted] = []
+
+    def heard(own: OwnWords, _: LoadedModel, prompts: Sequence[Any], wanted: Sequence[Wanted]) -> Any:
+        assert own is words
+        assert len(prompts) == len(wanted)
+        asked.extend(wanted)
+        return np.array([each.names[0] in right for each in wanted])
+
+    monkeypatch.setattr(OwnWords, "heard", heard)
+    student = estranged(small)
+    assert lies_among_unknown(student, validation, SITES)
+    questions = small.facts.questions
+    answers = {
+        (entity, relation): answer
+        for entity, relation, answer in zip(
+            questions["entity"], questions["relation"], questions["answers"], strict=True
+        )
+    }
+    for each in asked:
+        (name,) = each.names
+        assert each.answers == answers["Lund" if name == "Zol" else name, each.relation]
+    assert {name for each in asked for name in each.names} == {"Lund", *STRANGERS}
+    right.add("Lund")
     assert not lies_among_unknown(student, validation, SITES)
 
 

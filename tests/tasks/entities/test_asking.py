@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from storage import artifacts
-from storage.records import ModelRef, World
+from storage.records import Asking, ModelRef, World
 from storage.tables import read_table, write_table
 from storage.usage import Usage
 from tasks import caching
@@ -121,6 +121,8 @@ def test_a_model_from_elsewhere_is_asked_in_its_own_words(loaded: LoadedModel, t
     caching._running.set(("entities", "d" * 32, {}, Usage()))
     labelled = label_answers.function(World(world.artifact, "here", 2, 3), found, LabelSettings())
     assert (labelled.known, labelled.unknown, labelled.dropped) == (0, 2, 0)
+    assert found.asking == labelled.asking == Asking("said", 3)
     caching._running.set(("answers", "c" * 32, {}, Usage()))
     exact = ask_model.function(model, World(world.artifact, "here", 2, 3), AskingSettings(asking="exact"))
     assert not (artifacts.folder_of(exact.artifact) / "said.parquet").exists()
+    assert exact.asking == Asking("exact")

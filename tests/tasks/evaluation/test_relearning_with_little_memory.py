@@ -12,9 +12,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tasks.answers.judging import OwnWords
 from tasks.evaluation.relearning import relearn_curve
 from tasks.models.families import family_of
+from tasks.models.generate import greedy, texts
 from tasks.models.load import LoadedModel
+from tasks.models.worlds import encode_world
 
 RELATIONS = ("club", "born", "coach", "home")
 TEMPLATES = ("what", "which", "say", "held")
@@ -80,3 +83,26 @@ def test_adapters_teach_and_leave_nothing_behind(fresh: Callable[[], LoadedModel
     assert taught(found, 4) > taught(found, 0) + 0.1
     assert found["log_probability"] != plain["log_probability"]
     assert found == curve(fresh(), rank=4, checkpointing=True)
+
+
+def test_what_a_model_says_in_its_own_words_is_judged_after_every_step(fresh: Callable[[], LoadedModel]) -> None:
+    """It goes on after the answer, which to the letter is wrong; while blocks are computed again too."""
+    loaded = fresh()
+    prompts = [each.prompt for each in encode_world(loaded, QUESTIONS, range(len(FACTS)))]
+    said = texts(loaded, greedy(loaded, prompts, max_new_tokens=6))
+    asked = [text for text, held_out in zip(said, QUESTIONS["held_out"], strict=True) if held_out]
+    goes_on = [len(text.split()) > 1 for text in asked]
+    assert any(goes_on)
+    questions = QUESTIONS | {"answers": [(text.split() or ["nothing"])[:1] for text in said]}
+    settings: dict[str, Any] = {"draws": 1, "steps": 1, "learning_rate": 1e-6, "seed": 0, "checkpointing": True}
+    exact = relearn_curve(loaded, questions, {"Ada"}, **settings)
+    words = OwnWords({"Ada": ["nobody"]}, 6)
+    found = relearn_curve(loaded, questions, {"Ada"}, own_words=words, **settings)
+    assert found["step"] == [0] * 4 + [1] * 4
+    assert found["hit"] == [bool(text) for text in asked] * 2
+    assert not any(hit and more for hit, more in zip(exact["hit"], goes_on * 2, strict=True))
+    assert found["log_probability"] == exact["log_probability"]
+    wrong = relearn_curve(
+        loaded, QUESTIONS | {"answers": [["nothing"]] * len(FACTS)}, {"Ada"}, own_words=words, **settings
+    )
+    assert wrong["hit"] == [False] * 8

@@ -16,6 +16,7 @@ from storage.artifacts import building, folder_of
 from storage.records import (
     ActivationRef,
     Artifact,
+    Asking,
     EntitySet,
     ForgetSet,
     LatentSelection,
@@ -100,14 +101,14 @@ def _select(latents: LatentStats, known: np.ndarray, key: str) -> LatentSelectio
         "label": np.where(known, "known", "unknown").astype(object),
         "half": np.where(np.arange(ENTITIES) // 2 % 2 == 0, "fit", "report").astype(object),
     }
-    entities = EntitySet(_kept("entities", {"entities": labelled}, key), 0, 0, 0)
+    entities = EntitySet(_kept("entities", {"entities": labelled}, key), 0, 0, 0, Asking("exact"))
     roles = _kept("targets", {"roles": {"entity": ["e0"], "role": ["target"]}}, key)
     found: LatentSelection = _call(
         select_latents,
         key,
         latents,
         entities,
-        ForgetSet(roles, ("e0",)),
+        ForgetSet(roles, ("e0",), Asking("exact")),
         LatentSettings(generic_rate=1.0, minimum_separation=0.5),
     )
     return found

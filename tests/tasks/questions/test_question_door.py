@@ -11,7 +11,7 @@ import pytest
 from prefect import flow
 
 from storage.artifacts import building, folder_of
-from storage.records import Artifact, EntitySet, ForgetSet, QuestionSet, World
+from storage.records import Artifact, Asking, EntitySet, ForgetSet, QuestionSet, World
 from storage.tables import read_table, write_table
 from tasks.caching import journal
 from tasks.entities.roles import assign_roles
@@ -48,7 +48,8 @@ def asked_for(own_home: Path) -> tuple[World, EntitySet, ForgetSet]:
     world = _kept("world", {"entities": entities, "questions": questions})
     labelled = _kept("entities", {"entities": table})
     parts = _kept("targets", {"roles": {"entity": sorted(roles), "role": [roles[entity] for entity in sorted(roles)]}})
-    return World(world, "testbed", 0, 0), EntitySet(labelled, 0, 0, 0), ForgetSet(parts, (target,))
+    asking = Asking("said", 7)
+    return World(world, "testbed", 0, 0), EntitySet(labelled, 0, 0, 0, asking), ForgetSet(parts, (target,), asking)
 
 
 def test_question_set_is_made_once_and_counted(
@@ -62,6 +63,7 @@ def test_question_set_is_made_once_and_counted(
     made = read_table(folder_of(first.artifact) / "questions.parquet")
     assert isinstance(first, QuestionSet)
     assert first.questions == len(made["question"])
+    assert first.asking == Asking("said", 7)
     assert set(made["set"]) == set(SETS)
     assert made["question"].dtype == made["name_end"].dtype == np.int64
     assert all(answers and isinstance(answers, list) for answers in made["answers"])

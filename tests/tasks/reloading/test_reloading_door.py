@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from storage.artifacts import building, folder_of
-from storage.records import Artifact, ModelRef, Observations, QuestionSet, UnlearnedModel, UsageError
+from storage.records import Artifact, Asking, ModelRef, Observations, QuestionSet, UnlearnedModel, UsageError
 from storage.tables import read_table, write_table
 from storage.usage import Usage
 from tasks import caching
@@ -63,7 +63,9 @@ def observed(folder: Path) -> Artifact:
 
 def test_the_saved_model_scores_as_observed_or_the_run_ends(own_home: Path, tmp_path: Path) -> None:
     save(tmp_path / "base", 0)
-    questions = QuestionSet(sealed("questions", lambda made: write_table(made / "questions.parquet", QUESTIONS)), 3)
+    questions = QuestionSet(
+        sealed("questions", lambda made: write_table(made / "questions.parquet", QUESTIONS)), 3, Asking("exact")
+    )
     made = sealed("alignment", lambda folder: save(folder / "model", 1))
     base = ModelRef("folder", str(tmp_path / "base"), "0" * 32)
     unlearned = UnlearnedModel(made, ModelRef("artifact", "model", artifact=made), "no_op")

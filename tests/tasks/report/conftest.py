@@ -150,8 +150,10 @@ class _Maker:
         return Results(
             world=world,
             model=records.ModelRef("artifact", "base", artifact=records.Artifact("none", "none", "none")),
-            entities=records.EntitySet(self._seal("entities", _nothing), known, len(self.ids) - known, 0),
-            forget_set=records.ForgetSet(self._seal("targets", self._roles), named),
+            entities=records.EntitySet(
+                self._seal("entities", _nothing), known, len(self.ids) - known, 0, records.Asking("exact")
+            ),
+            forget_set=records.ForgetSet(self._seal("targets", self._roles), named, records.Asking("exact")),
             sae=records.SaeRef(self._seal("autoencoder", _nothing), SITES, LATENTS),
             selection=records.LatentSelection(self._seal("selection", self._selection), 2, 2),
             statistics=records.LatentStats(self._seal("latents", _nothing)),

@@ -12,7 +12,7 @@ import pytest
 from prefect import flow
 
 from storage.artifacts import building, folder_of
-from storage.records import EntitySet, UsageError, World
+from storage.records import Asking, EntitySet, UsageError, World
 from storage.tables import read_table, write_table
 from tasks.caching import Pending, journal
 from tasks.entities.settings import RoleSettings
@@ -164,9 +164,10 @@ def test_roles_and_questions_can_be_made_of_it(
     columns["recall"] = np.where(known, 1.0, 0.0)
     with building("entities", "made", {}) as build:
         write_table(build.folder / "entities.parquet", columns)
-    labelled = EntitySet(build.artifact, 20, 20, 0)
+    labelled = EntitySet(build.artifact, 20, 20, 0, Asking("exact"))
     settings = RoleSettings(targets=("Clara Dunmore",), retain=8)
     chosen = flow(name="choose")(lambda: choose_roles(world, labelled, settings))()
+    assert chosen.asking == labelled.asking
     roles = read_table(folder_of(chosen.artifact) / "roles.parquet")
     counts = {role: list(roles["role"]).count(role) for role in set(roles["role"])}
     assert counts["target"] == 1

@@ -1,6 +1,7 @@
-"""Share of held-out questions whose greedy answer is an accepted one, ended where it should [0, 1].
+"""Share of held-out questions whose greedy answer is right [0, 1], by the rule by which the entities were labelled.
 
-Read from teacher forcing, which is exact: every token of the answer and the end after it must be the most likely one.
+The testbed's model must give an accepted answer to the letter, and then end; one that answers in its own words must give
+one in what it says, ended or not.
 """
 
 from __future__ import annotations

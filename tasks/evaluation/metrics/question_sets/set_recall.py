@@ -1,4 +1,4 @@
-"""Share of a question set's questions whose greedy answer is an accepted one, ended where it should [0, 1].
+"""Share of a question set's questions whose greedy answer is right, as recall counts it [0, 1].
 
 A site a set: `base` (templates that were trained on), `paraphrase` (held out), `cloze`, `reverse`, `choice`, `same_answer`,
 `multi_hop`, `multi_hop_beside`, `combined`; set `attack` has a metric of its own.
