@@ -146,14 +146,12 @@ class _Maker:
         world = records.World(self._seal("world", self._world), "testbed small", len(self.ids), 4 * len(self.ids))
         known = sum(role.startswith(("retain", "neigh", "target")) for role in self.roles)
         named = tuple(n for n, role in zip(self.names, self.roles, strict=True) if role == "target")
-        aligned = records.ModelRef("artifact", "model", artifact=unlearned)
+        aligned, exact = records.ModelRef("artifact", "model", artifact=unlearned), records.Asking("exact")
         return Results(
             world=world,
             model=records.ModelRef("artifact", "base", artifact=records.Artifact("none", "none", "none")),
-            entities=records.EntitySet(
-                self._seal("entities", _nothing), known, len(self.ids) - known, 0, records.Asking("exact")
-            ),
-            forget_set=records.ForgetSet(self._seal("targets", self._roles), named, records.Asking("exact")),
+            entities=records.EntitySet(self._seal("entities", _nothing), known, len(self.ids) - known, 0, exact),
+            forget_set=records.ForgetSet(self._seal("targets", self._roles), named, exact),
             sae=records.SaeRef(self._seal("autoencoder", _nothing), SITES, LATENTS),
             selection=records.LatentSelection(self._seal("selection", self._selection), 2, 2),
             statistics=records.LatentStats(self._seal("latents", _nothing)),
