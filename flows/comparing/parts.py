@@ -11,7 +11,7 @@ from typing import Any
 from flows.comparing.cells import Cell, Wanted
 from flows.comparing.comparison import kept
 from flows.comparing.tuning import Tuned
-from flows.config import flat_settings
+from flows.config import Experiment, flat_settings
 from storage.records import UsageError
 
 FILE = "comparison.json"
@@ -48,11 +48,7 @@ class Parts:
 
 def describe(asked: Wanted, tuned: Sequence[Tuned]) -> dict[str, Any]:
     """What the cells of a comparison share, and the settings of each method: `comparison.json`."""
-    shared = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in flat_settings(asked.worlds[0], runtime=False).items()
-        if not name.startswith(OWN)
-    }
+    shared = _shared(asked.worlds[0])
     methods = {
         each.method: {"learning_rate": each.learning_rate, "settings": dict(each.settings)}
         for each in sorted(tuned, key=lambda each: each.method)
@@ -68,10 +64,12 @@ def read_parts(folders: Sequence[str], asked: Wanted) -> Parts:
     tuned: dict[str, Tuned] = {}
     found = Parts(tuned=tuned)
     wanted = describe(asked, ())["shared"]
+    usual = _shared(Experiment())
     for folder in folders:
         document = _document(folder)
         for name in sorted(wanted.keys() | document["shared"].keys()):
-            mine, theirs = wanted.get(name), document["shared"].get(name)
+            # A part that is older than a setting was made as that setting's default now says.
+            mine, theirs = wanted.get(name), document["shared"].get(name, usual.get(name))
             if mine != theirs:
                 raise UsageError(
                     f"--add {folder}: its {name} is {theirs!r}, expected {mine!r} as it is here; cells of other settings "
@@ -96,6 +94,15 @@ def read_parts(folders: Sequence[str], asked: Wanted) -> Parts:
             seen = {row["method"] for row in found.trials}
             found.trials.extend(row for row in kept(Path(folder), "trials") if row["method"] not in seen)
     return found
+
+
+def _shared(experiment: Experiment) -> dict[str, Any]:
+    """`section.key` -> value of what is the same in all cells."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in flat_settings(experiment, runtime=False).items()
+        if not name.startswith(OWN)
+    }
 
 
 def _place(row: Mapping[str, Any]) -> Place:

@@ -14,6 +14,7 @@ import pytest
 from flows.comparing import cells
 from flows.comparing.cells import Cell, validation_targets, wanted
 from flows.comparing.comparison import SHOWN, as_runs, keep, kept, markdown, paired_with_best, pivot, summarise
+from flows.comparing.parts import describe, read_parts
 from flows.comparing.tuning import Tuned
 from flows.experiment import Experiment
 from storage.records import UsageError
@@ -292,3 +293,14 @@ def test_what_is_wanted_is_counted_and_checked() -> None:
         wanted(methods=["npo"], tails=["long"])
     with pytest.raises(UsageError, match="did you mean 'npo'"):
         wanted(methods=["npoo"])
+
+
+def test_part_that_is_older_than_a_setting_was_made_by_its_default(tmp_path: Path) -> None:
+    asked = wanted("quick", ["npo"], trials=2)
+    document = describe(asked, ())
+    assert document["shared"].pop("alignment.keep_adapter") is False
+    keep(tmp_path, {name: [] for name in ("summary", "paired")} | {"cells": ROWS, "verdicts": VERDICTS}, document, [])
+    assert len(read_parts([str(tmp_path)], asked).cells) == len(VERDICTS)
+    other = wanted("quick", ["npo"], trials=2, overrides=["alignment.train=lora", "alignment.keep_adapter=true"])
+    with pytest.raises(UsageError, match=r"its alignment.keep_adapter is False, expected True as it is here"):
+        read_parts([str(tmp_path)], other)
