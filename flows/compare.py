@@ -76,7 +76,7 @@ def compare(
     asked = wanted(experiment, methods, targets, count, seeds, overrides, trials, validation, tails)
     others = read_parts(parts or (), asked)
     tuned = tune_all(asked, others.tuned)
-    cells = [cell for cell in cells_of(asked, tuned) if not others.hold(cell)]
+    cells = others.lacking(cells_of(asked, tuned))
     rows: list[dict[str, Any]] = []
     verdicts: list[dict[str, Any]] = []
     failures = []

@@ -40,10 +40,12 @@ class Parts:
 
     @property
     def cells(self) -> frozenset[Place]:
-        return frozenset((row["tail"], row["method"], row["target"], row["seed"]) for row in self.verdicts)
+        return frozenset(map(_place, self.verdicts))
 
-    def hold(self, cell: Cell) -> bool:
-        return (cell.tail, cell.method, cell.target, cell.seed) in self.cells
+    def lacking(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that no part holds."""
+        held = self.cells
+        return [cell for cell in cells if (cell.tail, cell.method, cell.target, cell.seed) not in held]
 
 
 def describe(asked: Wanted, tuned: Sequence[Tuned]) -> dict[str, Any]:

@@ -73,11 +73,9 @@ def plan_comparison(wanted: Wanted, parts: Sequence[str] = ()) -> ComparisonPlan
     stages += log.runs
     with journal(planning=True):
         cells = cells_of(wanted, tuned)
-    cached = 0
-    for cell in cells:
-        if others.hold(cell):
-            cached += 1
-            continue
+    lacking = others.lacking(cells)
+    cached = len(cells) - len(lacking)
+    for cell in lacking:
         with journal(planning=True) as log:
             run_cell(cell)
         stages += log.runs
