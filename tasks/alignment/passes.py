@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,9 +36,23 @@ class Below:
         return Below(self.block, self.state, self.start[index])
 
 
-def read_below(loaded: LoadedModel, rows: Rows, sites: Sequence[Site]) -> Below | None:
-    """The input of the lowest block that a step has to run: that trains, or holds a site that is read; None for the
-    first of all.
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Rows to be run, and what is wanted of them."""
+
+    rows: Rows
+    states: bool
+    answers: bool
+    below: Below | None = None
+    """Where to begin; None: with the first block."""
+    restored: tuple[Site, Float[Tensor, "B S D"]] | None = None
+    """States that take the place of the site's at the rows' state positions: what comes after is computed from them,
+    while the states that are returned are those before the change."""
+
+
+def read_below(loaded: LoadedModel, groups: Mapping[str, Rows], sites: Sequence[Site]) -> dict[str, Below]:
+    """The input of the lowest block that a step has to run: that trains, or holds a site that is read; {} where that is
+    the first of all.
 
     For the time in which the parameters that train require a gradient; it lasts as long as the others stay as they are.
     """
@@ -47,73 +62,97 @@ def read_below(loaded: LoadedModel, rows: Rows, sites: Sequence[Site]) -> Below 
         if any(parameter.requires_grad for parameter in block.parameters())
     )
     lowest = min([next(trains, 0), *(site.layer for site in sites)])
-    if lowest == 0:
-        return None
-    lengths = rows.mask.sum(-1)
-    sequences = [ids[:length] for ids, length in zip(rows.ids.tolist(), lengths.tolist(), strict=True)]
+    if lowest == 0 or not groups:
+        return {}
+    lengths = {name: rows.mask.sum(-1) for name, rows in groups.items()}
+    sequences = [each for name, rows in groups.items() for each in _cut(rows, lengths[name])]
     site = Site(lowest - 1)
-    states = read_sites(loaded, sequences, [range(len(sequence)) for sequence in sequences], [site])
-    return Below(lowest, states[site], lengths.cumsum(0) - lengths)
+    state = read_sites(loaded, sequences, [range(len(sequence)) for sequence in sequences], [site])[site]
+    found, start = {}, 0
+    for name, each in lengths.items():
+        found[name] = Below(lowest, state, start + each.cumsum(0) - each)
+        start += int(each.sum())
+    return found
 
 
 def compute(
-    loaded: LoadedModel,
-    rows: Rows,
-    sites: Sequence[Site],
-    *,
-    states: bool,
-    answers: bool,
-    restored: tuple[Site, Float[Tensor, "B S D"]] | None = None,
-    below: Below | None = None,
+    loaded: LoadedModel, rows: Rows, sites: Sequence[Site], *, states: bool, answers: bool, **more: Any
 ) -> Forward:
-    """One pass over the rows' tokens without padding, equal beginnings once, gradients as torch is set.
+    """One pass over rows of one kind; see `compute_together`, and `Asked` for what more can be said of them."""
+    return compute_together(loaded, [Asked(rows, states, answers, **more)], sites)[0]
 
-    It ends after the last position that is asked for, and after the last site when no answers are.
 
-    restored  states that take the place of the site's at the rows' state positions: what comes after is computed from
-              them, while the states that are returned are those before the change.
-    below     where to begin, of the same rows; None: with the first block.
+def compute_together(loaded: LoadedModel, asked: Sequence[Asked], sites: Sequence[Site]) -> list[Forward]:
+    """One pass over the tokens of all rows without padding, equal beginnings once, gradients as torch is set.
+
+    It ends after the last position that is asked for, and after the last site when nobody asks for answers. Rows with
+    restored states are asked for alone, for another's equal beginning would be changed with theirs; and of several,
+    all begin at one block, as `read_below` keeps them.
     """
-    wanted = sites if states else ()
+    below, restored = asked[0].below, asked[0].restored
+    assert len(asked) == 1 or not any(each.restored for each in asked)
+    assert all((each.below and each.below.state) is (below and below.state) for each in asked)
+    wanted = sites if any(each.states for each in asked) else ()
+    answers = any(each.answers for each in asked)
     if not wanted and not answers:
-        return Forward({}, None)
-    until = max(site.layer for site in sites) if not answers else None
-    lengths = (rows.answer_positions if answers else rows.state_positions).amax(-1) + 1
-    sequences = [ids[:length] for ids, length in zip(rows.ids.tolist(), lengths.tolist(), strict=True)]
+        return [Forward({}, None) for _ in asked]
+    until = None if answers else max(site.layer for site in sites)
+    lengths = [
+        (each.rows.answer_positions if each.answers else each.rows.state_positions).amax(-1) + 1 for each in asked
+    ]
+    sequences = [ids for each, length in zip(asked, lengths, strict=True) for ids in _cut(each.rows, length)]
     plan = plan_for(loaded, sequences, [range(len(sequence)) for sequence in sequences])
     node = np.empty(plan.items, dtype=np.int64)  # of each token of each row, among the nodes of all batches
     starts = np.cumsum([0, *(batch.tokens.size for batch in plan.batches)])
     for start, batch in zip(starts, plan.batches, strict=False):
         node[batch.item] = start + batch.row * batch.tokens.shape[1] + batch.node
-    first = (lengths.cumsum(0) - lengths)[:, None]
-    nodes = torch.from_numpy(node).to(rows.ids.device)
+    nodes = torch.from_numpy(node).to(loaded.device)
+    first = torch.cat(lengths).cumsum(0) - torch.cat(lengths)
+    firsts = [each[:, None] for each in first.split([len(each.rows) for each in asked])]
+    source = None if below is None else _kept_at([each.below for each in asked if each.below], lengths)
     passes = []
     for start, batch in zip(starts.tolist(), plan.batches, strict=False):
         with contextlib.ExitStack() as stack:
-            if below is not None:
-                source = torch.cat(
-                    [torch.arange(a, a + n) for a, n in zip(below.start.tolist(), lengths.tolist(), strict=True)]
-                )
+            if below is not None and source is not None:
                 stack.enter_context(beginning_at(loaded, below.block, _laid_out(batch, below.state, source)))
             found = stack.enter_context(captured(loaded, wanted))
             if restored is not None:
                 site, values = restored
-                where = nodes[first + rows.state_positions][rows.state_mask] - start
+                rows = asked[0].rows
+                where = nodes[firsts[0] + rows.state_positions][rows.state_mask] - start
                 inside = (where >= 0) & (where < batch.tokens.size)
                 change = functools.partial(_put, where[inside], values[rows.state_mask][inside])
                 stack.enter_context(edited(loaded, site, change))
             _, output = run_batch(loaded, batch, plan.trie, until=until)
         passes.append((found, output))
-    picked = {
-        site: torch.cat([found[site].flatten(0, 1) for found, _ in passes])[nodes[first + rows.state_positions]]
-        for site in wanted
-    }
+    state = {site: torch.cat([found[site].flatten(0, 1) for found, _ in passes]) for site in wanted}
+    picked = [
+        {site: state[site][nodes[at + each.rows.state_positions]] for site in (wanted if each.states else ())}
+        for each, at in zip(asked, firsts, strict=True)
+    ]
     if not answers:
-        return Forward(picked, None)
+        return [Forward(each, None) for each in picked]
     hidden = torch.cat([output.last_hidden_state.flatten(0, 1) for _, output in passes])
-    distinct, which = nodes[first + rows.answer_positions].unique(return_inverse=True)
+    places = [nodes[at + each.rows.answer_positions] for each, at in zip(asked, firsts, strict=True) if each.answers]
+    distinct, which = torch.cat([place.flatten() for place in places]).unique(return_inverse=True)
     log_probabilities = logits_of(loaded, hidden[distinct]).float().log_softmax(-1)
-    return Forward(picked, log_probabilities.index_select(0, which.flatten()).unflatten(0, which.shape))
+    of_each = iter(
+        log_probabilities.index_select(0, entry).unflatten(0, place.shape)
+        for place, entry in zip(places, which.split([place.numel() for place in places]), strict=True)
+    )
+    return [
+        Forward(states, next(of_each) if each.answers else None) for each, states in zip(asked, picked, strict=True)
+    ]
+
+
+def _cut(rows: Rows, lengths: Int[Tensor, " B"]) -> list[list[int]]:
+    return [ids[:length] for ids, length in zip(rows.ids.tolist(), lengths.tolist(), strict=True)]
+
+
+def _kept_at(below: Sequence[Below], lengths: Sequence[Int[Tensor, " B"]]) -> Int[Tensor, " n"]:
+    """Where each token of each row is kept among the states."""
+    begins = torch.cat([each.start for each in below]).tolist()
+    return torch.cat([torch.arange(a, a + n) for a, n in zip(begins, torch.cat(list(lengths)).tolist(), strict=True)])
 
 
 def _laid_out(batch: Batch, state: Float[Tensor, "N D"], source: Int[Tensor, " n"]) -> Float[Tensor, "R T D"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from tasks.alignment.examples import Rows, make_rows
 from tasks.alignment.material import Material
 from tasks.alignment.method import Edit, Forward, Given, Group, Method, Start, Trained
 from tasks.alignment.parameters import training_parameters
-from tasks.alignment.passes import Below, compute, read_below
+from tasks.alignment.passes import Asked, Below, compute, compute_together, read_below
 from tasks.alignment.projection import GeometricProjection
 from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.stopping import among_unknown
@@ -115,27 +114,22 @@ def align_model(
         trained = list(parameters.values())
         keeps = type(method).finish is not Trained.finish
         before = {name: parameter.detach().clone() for name, parameter in parameters.items()} if keeps else {}
-        for name, rows in drawn.items():
-            if name in method.reads:
-                picked = material.groups[name].pick(torch.tensor(rows)).to(student.device)
-                frozen[name].below = read_below(student, picked, sites)
-
-        def batch_at(step: int, part: int, names: Sequence[str]) -> dict[str, Group]:
-            chosen = _part(material.steps[step], part, settings.accumulation)
-            return {
-                name: _group(student, material.groups[name], chosen[name], frozen[name], sites, method.reads[name])
-                for name in names
-            }
+        read = {name: rows for name, rows in drawn.items() if name in method.reads}
+        picked = {name: material.groups[name].pick(torch.tensor(rows)) for name, rows in read.items()}
+        below = read_below(student, {name: rows.to(student.device) for name, rows in picked.items()}, sites)
+        for name, kept in below.items():
+            frozen[name].below = kept
 
         def loss_at(step: int, part: int = 0) -> Loss:
-            names = [name for name in material.steps[step] if name in method.reads]
-            return method.loss(batch_at(step, part, names), dataclasses.replace(given, step=step))
+            chosen = _part(material.steps[step], part, settings.accumulation)
+            rows = {name: chosen[name] for name in chosen if name in method.reads}
+            batch = _run_groups(student, material.groups, rows, frozen, sites, method.reads)
+            return method.loss(batch, dataclasses.replace(given, step=step))
 
         def retain_loss(step: int) -> Tensor:
-            rows, kept = material.steps[step]["retain"], frozen["retain"]
-            only = Frozen(kept.place, below=kept.below)
-            answers = frozenset({"answers"})
-            return retain_likelihood(_group(student, material.groups["retain"], rows, only, sites, answers))
+            rows, kept = {"retain": material.steps[step]["retain"]}, frozen["retain"]
+            only, answers = {"retain": Frozen(kept.place, below=kept.below)}, {"retain": frozenset({"answers"})}
+            return retain_likelihood(_run_groups(student, material.groups, rows, only, sites, answers)["retain"])
 
         projected = settings.projection == "geometric"
         update = GeometricProjection(trained, retain_loss).update if projected else plain_update
@@ -300,10 +294,50 @@ def _starting_groups(
     return groups
 
 
-def _group(
-    student: LoadedModel, rows: Rows, chosen: list[int], frozen: Frozen, sites: Sequence[Site], needs: frozenset[str]
-) -> Group:
-    """The chosen rows, what the student makes of them, and what the starting model did where that was kept."""
+def _run_groups(
+    student: LoadedModel,
+    groups: Mapping[str, Rows],
+    chosen: Mapping[str, list[int]],
+    frozen: Mapping[str, Frozen],
+    sites: Sequence[Site],
+    needs: Mapping[str, frozenset[str]],
+) -> dict[str, Group]:
+    """The chosen rows of each group, what the student makes of them, and what the starting model did where that was kept.
+
+    Groups of which answers are wanted are run in one pass, and so are those of which states alone are; those whose
+    starting states are restored run by themselves.
+    """
+    before = {name: _before(student, groups[name], rows, frozen[name]) for name, rows in chosen.items()}
+    asked = {}
+    for name, group in before.items():
+        below = frozen[name].below
+        if below is not None and group.index is not None:
+            below = below.of(group.index)
+        asked[name] = Asked(group.rows, "states" in needs[name], "answers" in needs[name], below)
+    found: dict[str, Group] = {}
+    for name, group in before.items():
+        if "restored answers" in needs[name]:
+            assert group.reference is not None
+            # What lies below the restored site is the same in both passes: without answers of its own, one does.
+            own = asked[name].answers
+            former = (sites[-1], group.reference.states[sites[-1]])
+            request = dataclasses.replace(
+                asked[name], states=asked[name].states and not own, answers=True, restored=former
+            )
+            (restored,) = compute_together(student, [request], sites)
+            found[name] = dataclasses.replace(group, student=Forward(restored.states, None), restored=restored)
+            if not own:
+                del asked[name]
+    for answers in (True, False):
+        together = {name: each for name, each in asked.items() if each.answers is answers}
+        if together:
+            for name, forward in zip(together, compute_together(student, list(together.values()), sites), strict=True):
+                found[name] = dataclasses.replace(found.get(name, before[name]), student=forward)
+    return {name: found[name] for name in chosen}
+
+
+def _before(student: LoadedModel, rows: Rows, chosen: list[int], frozen: Frozen) -> Group:
+    """The chosen rows and what is kept of the starting model's; of the student's, nothing yet."""
     picked = rows.pick(torch.tensor(chosen)).to(student.device)
     index = torch.tensor([frozen.place[row] for row in chosen], device=student.device)
     reference = None
@@ -313,12 +347,4 @@ def _group(
         reference = Forward({site: state[index] for site, state in before.states.items()}, log_p)
     unknown, known = ({site: state[index] for site, state in kind.items()} for kind in (frozen.unknown, frozen.known))
     strangers = None if frozen.unknown_answers is None else frozen.unknown_answers[index]
-    run = functools.partial(compute, student, picked, sites, below=frozen.below and frozen.below.of(index))
-    states, answers, restored = "states" in needs, "answers" in needs, None
-    if "restored answers" in needs:
-        assert reference is not None
-        # What lies below the restored site is the same in both passes: without answers of its own, one does.
-        former = (sites[-1], reference.states[sites[-1]])
-        restored = run(states=states and not answers, answers=True, restored=former)
-    forward = run(states=states, answers=answers) if restored is None or answers else Forward(restored.states, None)
-    return Group(picked, forward, reference, unknown, known, strangers, index, restored)
+    return Group(picked, Forward({}, None), reference, unknown, known, strangers, index)

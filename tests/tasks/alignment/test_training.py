@@ -14,7 +14,7 @@ from storage.records import Site
 from tasks.alignment import passes, training
 from tasks.alignment.examples import Rows, make_rows
 from tasks.alignment.methods.latent.sae_guided import SaeGuided
-from tasks.alignment.passes import compute
+from tasks.alignment.passes import Asked, compute, compute_together
 from tasks.models.families import family_of
 from tasks.models.forward import takes_ancestor_mask
 from tasks.models.load import LoadedModel
@@ -94,6 +94,23 @@ def test_without_answers_nothing_after_the_prompt_is_run(loaded: LoadedModel, mo
     torch.testing.assert_close(forward.states[SITE][rows.state_mask], plain(loaded, rows)[0][rows.state_mask])
 
 
+@pytest.mark.parametrize("tree", [True, False], ids=["tree", "by length"])
+def test_rows_that_are_run_together_give_what_each_gives_alone(loaded: LoadedModel, tree: bool) -> None:
+    chosen = dataclasses.replace(loaded, family=dataclasses.replace(loaded.family, ancestor_mask=tree))
+    every = make_rows(QUESTIONS, [question.answers[0] for question in QUESTIONS], 1, 0)
+    some, rest = every.pick(torch.tensor([0, 2])), every.pick(torch.arange(1, len(QUESTIONS)))
+    first, other = Asked(some, states=True, answers=True), Asked(rest, states=True, answers=False)
+    together = compute_together(chosen, [first, other, Asked(rest, states=False, answers=True)], [SITE])
+    alone = [compute_together(chosen, [each], [SITE])[0] for each in (first, other)]
+    for found, expected in zip(together, alone, strict=False):
+        torch.testing.assert_close(found.states[SITE], expected.states[SITE])
+    torch.testing.assert_close(together[0].log_probabilities, alone[0].log_probabilities)
+    assert together[1].log_probabilities is None
+    assert together[2].states == {}
+    answers = compute(chosen, rest, [SITE], states=False, answers=True).log_probabilities
+    torch.testing.assert_close(together[2].log_probabilities, answers)
+
+
 def test_states_beside_restored_ones_are_those_before_the_change(loaded: LoadedModel) -> None:
     rows = make_rows(QUESTIONS, [question.answers[0] for question in QUESTIONS], 1, 0)
     former = torch.randn(*rows.state_positions.shape, 16, generator=torch.Generator().manual_seed(0))
@@ -142,7 +159,7 @@ def test_steps_begin_at_the_lowest_block_that_trains_and_give_the_same(
     method = SaeGuided(at="last", reference_entities=2, **weights)
     (model, fast), blocks = blocks_run(small, monkeypatch, method, layers=(2,))
     with monkeypatch.context() as patch:
-        patch.setattr(training, "read_below", lambda *_: None)
+        patch.setattr(training, "read_below", lambda *_: {})
         patch.setattr(SaeGuided, "prepare", lambda self, start: None)
         (other, plainly), all_blocks = blocks_run(small, monkeypatch, method, layers=(2,))
     assert (blocks, all_blocks) == (([2, 3], [0, 1, 2, 3]) if not weights else ([2], [0, 1, 2]))
