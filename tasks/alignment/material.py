@@ -97,9 +97,10 @@ def gather_material(
             raise UsageError(f"no {name} entity has a question in a training template; check the world and [entities]")
     withheld = _withheld(questions, forget_rows) if settings.stop != "never" else []
     forget_rows = [row for row in forget_rows if row not in set(withheld)]
-    encoded = dict(zip(training, encode_world(loaded, questions, training), strict=True))
     strangers = by_role.get("unknown_reference", [])
     apart = by_role.get("unknown_validation", [])
+    asked = [*forget_rows, *withheld, *retain_rows, *strangers, *apart]
+    encoded = dict(zip(asked, encode_world(loaded, questions, asked), strict=True))
     types_apart = {facts.types[questions["entity"][row]] for row in apart}
     apart = apart + [row for row in strangers if facts.types[questions["entity"][row]] not in types_apart]
     wanted = method.references
@@ -128,7 +129,9 @@ def gather_material(
         unknown,
         known,
         [_with_other_answers(draw, extra, method.alternatives, generator) for draw in draws],
-        _validations(loaded, facts, forget_rows, withheld, apart, encoded, chosen) if settings.stop != "never" else (),
+        _validations(loaded, facts, forget_rows, withheld, apart, encoded, chosen, settings.stop)
+        if settings.stop != "never"
+        else (),
     )
 
 
@@ -281,6 +284,7 @@ def _validations(
     strangers: Sequence[int],
     encoded: Mapping[int, Question],
     chosen: Mapping[str, Sequence[str]],
+    stop: str,
 ) -> list[Validation]:
     """For each target, its questions that no step trains on, and the same of unknown entities that are no reference."""
     questions, types = facts.questions, facts.types
@@ -292,7 +296,7 @@ def _validations(
         free = [entity for entity in entities if types[entity] == types[target]]
         if not own or len(free) < FEWEST_UNKNOWN:
             raise UsageError(
-                f'[alignment] stop = "unknown" needs questions about each target to set aside, of which there are {len(own)}, '
+                f'[alignment] stop = "{stop}" needs questions about each target to set aside, of which there are {len(own)}, '
                 f"and at least {FEWEST_UNKNOWN} unknown entities of its type that are no reference, of which there are "
                 f"{len(free)}; lower alignment.settings.reference_entities, raise entities.unknown_reference, or use a "
                 "larger world"

@@ -39,12 +39,15 @@ class AlignmentSettings:
     """With `train = "lora"`: keep the adapter too, as peft reads it, beside the model into which it was merged."""
     projection: str = setting("none", choices=("none", "geometric"))
     """`geometric`: every step is changed as little as lets the retain loss not rise, to first order (GU)."""
-    stop: str = setting("never", choices=("never", "unknown"))
-    """`unknown`: stop once the target lies among unknown entities on validation questions and is no longer recalled."""
+    stop: str = setting("never", choices=("never", "recall", "unknown"))
+    """On questions set aside: `recall`: stop once the target is recalled no more than unknown entities are; `unknown`:
+    once it lies among them inside too."""
     stop_interval: int = setting(5, minimum=1)
     """Steps between two looks at that rule; two in a row must agree."""
     order: str = setting("together", choices=("together", "sequence"))
-    """Several targets in the same steps, or one after the other with so many steps each."""
+    """Several targets in the same steps, or one window after the other with so many steps each."""
+    window: int = setting(1, minimum=1)
+    """With `order = "sequence"`: how many targets share their steps."""
     refusals: tuple[str, ...] = setting(("unknown", "not known", "cannot say"))
     """What a method that teaches refusals lets the model answer."""
     seed: int = setting(0, minimum=0)

@@ -1,10 +1,10 @@
-"""When to stop: as soon as every target lies among unknown entities and is no longer recalled, on questions set aside.
+"""When to stop: as soon as every target is no longer recalled, or lies among unknown entities too, on questions set aside.
 
     d(e, U) = mean over e's questions, the sites and coordinates of (h - μ)² / s²,  h the state at the last prompt token,
               μ its mean over the entities U in the same sentence, s² its variance there, meant over the sentences
     d(u)      = d(u, all other unknown entities);   d(target) = mean over u of d(target, all unknown entities but u)
-    stop when d(target) ≤ median of d(u), and the share of recalled answers is no more than the unknown entities',
-    twice in a row
+    recall:   stop when the share of recalled answers is no more than the unknown entities', twice in a row
+    unknown:  when moreover d(target) ≤ median of d(u)
 
 Each is measured against entities that it is not one of, equally many: a target that is like any unknown entity is as
 likely to be inside the median as any of them, however few there are.
@@ -33,17 +33,23 @@ SPREAD_FLOOR = 1e-6
 """Least variance of a coordinate, in units of the mean variance."""
 
 
-def among_unknown(
-    student: LoadedModel, validations: Sequence[Validation], sites: Sequence[Site], interval: int
+def stop_rule(
+    rule: str, student: LoadedModel, validations: Sequence[Validation], sites: Sequence[Site], interval: int
 ) -> Callable[[int], bool]:
-    """The rule, as `enough` of `minimise`: looks every `interval` steps; two looks in a row must agree."""
+    """The rule (`recall` or `unknown`) as `enough` of `minimise`: looks every `interval` steps; two looks in a row must
+    agree."""
     agreed = False
+
+    def holds(validation: Validation) -> bool:
+        if rule == "recall":
+            return recalled_no_more(student, validation)
+        return lies_among_unknown(student, validation, sites)
 
     def enough(step: int) -> bool:
         nonlocal agreed
         if step % interval:
             return False
-        inside = all(lies_among_unknown(student, each, sites) for each in validations)
+        inside = all(holds(each) for each in validations)
         stop, agreed = inside and agreed, inside
         return stop
 
@@ -51,11 +57,16 @@ def among_unknown(
 
 
 @torch.no_grad()
-def lies_among_unknown(student: LoadedModel, validation: Validation, sites: Sequence[Site]) -> bool:
-    """Whether the target is, here and now, no farther from unknown entities than their median and is recalled no more
-    than they are."""
+def recalled_no_more(student: LoadedModel, validation: Validation) -> bool:
+    """Whether the target is, here and now, recalled no more than unknown entities are."""
     recalled = [_recall(student, questions, validation) for questions in validation.unknown]
-    if _recall(student, validation.target, validation) > sum(recalled) / len(recalled):
+    return _recall(student, validation.target, validation) <= sum(recalled) / len(recalled)
+
+
+@torch.no_grad()
+def lies_among_unknown(student: LoadedModel, validation: Validation, sites: Sequence[Site]) -> bool:
+    """Whether moreover it is no farther from unknown entities than their median."""
+    if not recalled_no_more(student, validation):
         return False
     target = _states(student, [validation.target], sites)[0]
     own, others = distances(target, _states(student, validation.unknown, sites))

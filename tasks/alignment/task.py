@@ -110,7 +110,7 @@ def _forget_in_turn(
         if aligned.intervention is not None:
             if turn < len(turns):
                 raise UsageError(
-                    f'[alignment] order = "sequence" forgets {len(turns)} targets one after the other, and method '
+                    f'[alignment] order = "sequence" forgets in {len(turns)} turns, and method '
                     f"'{settings.method}' edits every pass of the model, which can be done once; use order = "
                     '"together", or one target'
                 )
@@ -122,10 +122,11 @@ def _forget_in_turn(
 
 
 def _turns(forget_set: ForgetSet, settings: AlignmentSettings) -> list[tuple[str, ...]]:
-    """The targets of each training run: all at once, or one after the other."""
+    """The targets of each training run: all at once, or so many after so many."""
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
     targets = [entity for entity, role in zip(roles["entity"], roles["role"], strict=True) if role == "target"]
-    return [(target,) for target in targets] if settings.order == "sequence" else [tuple(targets)]
+    window = settings.window if settings.order == "sequence" else len(targets)
+    return [tuple(targets[start : start + window]) for start in range(0, len(targets), window)]
 
 
 def _facts(world: World, forget_set: ForgetSet) -> Any:

@@ -23,7 +23,7 @@ from tasks.alignment.parameters import training_parameters
 from tasks.alignment.passes import Asked, Below, compute, compute_together, read_below
 from tasks.alignment.projection import GeometricProjection
 from tasks.alignment.settings import AlignmentSettings
-from tasks.alignment.stopping import among_unknown
+from tasks.alignment.stopping import stop_rule
 from tasks.alignment.terms import retain_likelihood
 from tasks.models.adapters import Keeping
 from tasks.models.forward import read_sites, recomputed
@@ -135,7 +135,7 @@ def align_model(
         update = GeometricProjection(trained, retain_loss).update if projected else plain_update
         enough: Callable[[int], bool] = never
         if material.validation:
-            enough = among_unknown(student, material.validation, sites, settings.stop_interval)
+            enough = stop_rule(settings.stop, student, material.validation, sites, settings.stop_interval)
         history = minimise(
             trained,
             loss_at,

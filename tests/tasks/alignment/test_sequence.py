@@ -116,7 +116,7 @@ def test_an_edit_at_every_pass_is_made_once(small: Any) -> None:
 def test_an_edit_at_every_pass_in_turn_is_refused(small: Any) -> None:
     student = small.model()
     settings = small.settings(method="clamp", order="sequence")
-    with pytest.raises(UsageError, match=r"order = \"sequence\" forgets 2 targets one after the other") as refused:
+    with pytest.raises(UsageError, match=r"order = \"sequence\" forgets in 2 turns") as refused:
         _forget_in_turn(student, small.facts, Clamp(), IN_TURN, small.autoencoders, small.latents, settings)
     assert "\n" not in str(refused.value)
     assert "method 'clamp'" in str(refused.value)
@@ -125,12 +125,19 @@ def test_an_edit_at_every_pass_in_turn_is_refused(small: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "expected"), [("together", [("Q1", "Q7")]), ("sequence", [("Q1",), ("Q7",)])], ids=["together", "in turn"]
+    ("changes", "expected"),
+    [
+        ({"order": "together"}, [("Q1", "Q7", "Q8")]),
+        ({"order": "sequence"}, [("Q1",), ("Q7",), ("Q8",)]),
+        ({"order": "sequence", "window": 2}, [("Q1", "Q7"), ("Q8",)]),
+    ],
+    ids=["together", "in turn", "in windows"],
 )
-def test_the_door_makes_turns_of_the_roles(own_home: Path, order: str, expected: list[tuple[str, ...]]) -> None:
-    roles = {"entity": ["Q1", "Q3", "Q7"], "role": ["target", "retain", "target"]}
+def test_the_door_makes_turns_of_the_roles(
+    own_home: Path, changes: dict[str, Any], expected: list[tuple[str, ...]]
+) -> None:
+    roles = {"entity": ["Q1", "Q3", "Q7", "Q8"], "role": ["target", "retain", "target", "target"]}
     with building("targets", "made", {}) as build:
         write_table(build.folder / "roles.parquet", roles)
-    assert (
-        _turns(ForgetSet(build.artifact, ("Ada", "Lund"), Asking("exact")), AlignmentSettings(order=order)) == expected
-    )
+    forget_set = ForgetSet(build.artifact, ("Ada", "Lund", "Bo"), Asking("exact"))
+    assert _turns(forget_set, AlignmentSettings(**changes)) == expected

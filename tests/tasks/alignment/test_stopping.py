@@ -16,7 +16,7 @@ from tasks.alignment import stopping
 from tasks.alignment.material import Facts, Material, Validation, gather_material
 from tasks.alignment.methods.latent.sae_guided import SaeGuided
 from tasks.alignment.methods.likelihood.grad_diff import GradDiff
-from tasks.alignment.stopping import among_unknown, distances, lies_among_unknown
+from tasks.alignment.stopping import distances, lies_among_unknown, recalled_no_more, stop_rule
 from tasks.alignment.training import align_model
 from tasks.answers.judging import OwnWords, Wanted
 from tasks.models.load import LoadedModel
@@ -85,6 +85,17 @@ def test_what_is_still_recalled_is_not_forgotten(small: Any, monkeypatch: pytest
     for questions in validation.unknown:  # chance hits: as many as with the target
         hits |= {question.prompt: True for question in questions}
     assert lies_among_unknown(student, validation, SITES)
+
+
+def test_by_recall_alone_it_is_enough_that_nothing_is_recalled(small: Any) -> None:
+    """However known it looks inside."""
+    (validation,) = gathered(small, GradDiff(), rule(small)).validation
+    student = familiar(small)
+    looks = {name: stop_rule(name, student, [validation], SITES, 1) for name in ("recall", "unknown")}
+    assert [looks["recall"](step) for step in (1, 2)] == [False, True]
+    assert [looks["unknown"](step) for step in (1, 2, 3)] == [False, False, False]
+    taught(student, small, validation)
+    assert not recalled_no_more(student, validation)
 
 
 def test_recall_is_that_of_the_model(small: Any) -> None:
@@ -185,7 +196,7 @@ def test_two_looks_in_a_row_must_agree(
 ) -> None:
     looks = iter(seen)
     monkeypatch.setattr(stopping, "lies_among_unknown", lambda *_: next(looks) == "y")
-    enough = among_unknown(None, [None], SITES, interval)  # type: ignore[arg-type, list-item]
+    enough = stop_rule("unknown", None, [None], SITES, interval)  # type: ignore[arg-type, list-item]
     steps = range(1, interval * len(seen) + 1)
     assert next((step for step in steps if enough(step)), None) == (stops and stops * interval)
 
@@ -197,7 +208,7 @@ def test_every_target_has_to_lie_among_them(small: Any) -> None:
     assert sorted(lies_among_unknown(student, each, SITES) for each in both) == [False, True]
     inside = [each for each in both if lies_among_unknown(student, each, SITES)]
     for validations, expected in ((both, False), (inside, True)):
-        enough = among_unknown(student, validations, SITES, 1)
+        enough = stop_rule("unknown", student, validations, SITES, 1)
         assert [enough(1), enough(2)] == [False, expected]
 
 
