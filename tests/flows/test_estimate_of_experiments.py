@@ -69,11 +69,21 @@ def test_autoencoders_are_listed_for_this_model_and_these_layers(name: str) -> N
     layers = []
     for written in chosen.autoencoder.sources:
         source = parse_source(written)
-        assert MODELS[release(source.location).model] == chosen.model.name
+        assert MODELS[release(source.location).model] == chosen.model.name.partition("@")[0]
         found = re.match(r"(?:layer_?|l|blocks\.)(\d+)", source.name)
         assert found, source.name
         layers.append(int(found[1]) - ("hook_resid_pre" in source.name))  # what enters a block left the one before
     assert tuple(layers) == chosen.activations.layers, "states are read where the autoencoders belong"
+
+
+@each
+def test_what_runs_is_pinned_to_a_commit_or_the_header_says_that_it_is_not(name: str) -> None:
+    chosen = load_experiment(name)
+    assert re.fullmatch(r"[^@]+@[0-9a-f]{40}", chosen.model.name)
+    pinned = [bool(re.search(r"@[0-9a-f]{40}$", written)) for written in chosen.autoencoder.sources]
+    assert len(set(pinned)) == 1
+    unpinned = "of the autoencoders' repository none could be confirmed"
+    assert (unpinned in " ".join((EXPERIMENTS / f"{name}.toml").read_text().replace("#", " ").split())) is not pinned[0]
 
 
 @each
