@@ -12,6 +12,7 @@ from storage.records import UsageError
 from tasks import catalogue
 from tasks.alignment.examples import Rows, make_rows
 from tasks.alignment.method import Method
+from tasks.alignment.passages import PASSAGE
 from tasks.alignment.sampler import Draw, Pools, Sizes
 from tasks.alignment.sentences import Sentences, answering_rows, in_other_names
 from tasks.alignment.settings import AlignmentSettings
@@ -225,10 +226,12 @@ def _with_other_answers(
 
 
 def _withheld(questions: Mapping[str, Any], forget_rows: Sequence[int]) -> list[int]:
-    """Every `WITHHELD`th template of each relation of a target; where all are asked once, every so many-th relation."""
+    """Every `WITHHELD`th template of each relation of a target; where all are asked once, every so many-th relation.
+    Sentences of its passages are none of them."""
     groups: dict[tuple[str, str], list[int]] = {}
     for row in forget_rows:
-        groups.setdefault((questions["entity"][row], questions["relation"][row]), []).append(row)
+        if questions["relation"][row] != PASSAGE:
+            groups.setdefault((questions["entity"][row], questions["relation"][row]), []).append(row)
     if all(len(rows) == 1 for rows in groups.values()):
         alone: dict[str, list[int]] = {}
         for (entity, _), rows in groups.items():

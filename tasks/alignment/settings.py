@@ -48,6 +48,9 @@ class AlignmentSettings:
     """Several targets in the same steps, or one window after the other with so many steps each."""
     window: int = setting(1, minimum=1)
     """With `order = "sequence"`: how many targets share their steps."""
+    forget_by: str = setting("questions", choices=("questions", "passages", "both"))
+    """What a target's rows are made of: its questions, the sentences of its passages that name it, or both; with passages
+    those about entities to retain are retained too."""
     refusals: tuple[str, ...] = setting(("unknown", "not known", "cannot say"))
     """What a method that teaches refusals lets the model answer."""
     seed: int = setting(0, minimum=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from storage.artifacts import folder_of
 from storage.records import ForgetSet, LatentSelection, ModelRef, SaeRef, Site, UnlearnedModel, UsageError, World
@@ -43,7 +43,7 @@ def align(
 
     method = catalogue.load("alignment/methods", settings.method)(**dict(settings.settings))
     student = load_model(**loading_of(model), device=settings.device)
-    facts = _facts(world, forget_set)
+    facts = _facts(world, forget_set, settings)
     autoencoders = {
         site: load_sae(folder_of(sae.artifact) / site.name, device=str(student.device)) for site in sae.sites
     }
@@ -129,16 +129,29 @@ def _turns(forget_set: ForgetSet, settings: AlignmentSettings) -> list[tuple[str
     return [tuple(targets[start : start + window]) for start in range(0, len(targets), window)]
 
 
-def _facts(world: World, forget_set: ForgetSet) -> Any:
+def _facts(world: World, forget_set: ForgetSet, settings: AlignmentSettings) -> Facts:
     from tasks.alignment.material import Facts
+    from tasks.alignment.passages import with_passages
     from tasks.answers.judging import own_words
 
     source = folder_of(world.artifact)
     entities = read_table(source / "entities.parquet")
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
-    return Facts(
+    questions, role_of = (
         read_table(source / "questions.parquet"),
         dict(zip(roles["entity"], roles["role"], strict=True)),
+    )
+    if settings.forget_by != "questions":
+        passages: dict[str, list[str]] = {}
+        if (source / "passages.parquet").exists():
+            for entity, text in zip(*read_table(source / "passages.parquet").values(), strict=True):
+                passages.setdefault(entity, []).append(text)
+        forms = zip(entities["name"], entities["aliases"], strict=True)
+        names = {entity: [name, *aliases] for entity, (name, aliases) in zip(entities["entity"], forms, strict=True)}
+        questions = with_passages(questions, passages, names, role_of, settings.forget_by)
+    return Facts(
+        questions,
+        role_of,
         dict(zip(entities["entity"], entities["type"], strict=True)),
         list(read_table(source / "general.parquet")["text"]),
         own_words(forget_set.asking, entities),
