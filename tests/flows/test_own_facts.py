@@ -147,6 +147,7 @@ def teach_model(folder: Path, steps: int) -> Path:
 STATED = "Zora Quill"
 """Whom no table has, and the model goes on about."""
 LITTLE = (
+    "entities.asking=said",
     "activations.layers=[0, 1]",
     "autoencoder.latents=64",
     "autoencoder.active=8",
@@ -198,6 +199,7 @@ def _scores(outcome: Outcome) -> dict[tuple[str, str], dict[str, Any]]:
 def test_a_hundred_facts_of_ones_own_are_forgotten_end_to_end(forgotten: tuple[Outcome, Journal]) -> None:
     outcome, log = forgotten
     assert len(biographies()) == 100
+    assert outcome.subject.forget_set.asking.manner == "said", "what it says in its own words is judged"
     assert set(STAGES) - {run.stage for run in log.runs} == {"statements", "testbed", "utility"}
     scores = _scores(outcome)
     recall = scores["recall", "forget"]
@@ -255,7 +257,7 @@ def test_what_the_model_states_of_a_name_becomes_its_facts(
 ) -> None:
     from prefect import flow
 
-    few = ("data.companions=8", *LITTLE[1:])
+    few = ("data.companions=8", *LITTLE[2:])
     asked = changes_for(STATED, str(own / "model"), "person", "default", few)
     assert {"data.source=statements", "activations.layers=[1]"} <= set(asked)
     with caplog.at_level("WARNING", logger="sae_unlearn"):
