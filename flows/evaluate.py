@@ -142,7 +142,7 @@ def evaluate(
     """
     configure_environment()
     settings = load_experiment(experiment, overrides or ())
-    found = dataclasses.replace(model_at(model), chat=settings.model.chat)
+    found = dataclasses.replace(model_at(model), dtype=settings.model.dtype, chat=settings.model.chat)
     subject = prepare(settings)
     check_model(found, subject.models.base)
     return assess(subject, look_inside(subject, settings), found, settings, with_gold=with_gold)

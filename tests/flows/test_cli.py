@@ -341,3 +341,13 @@ def test_doctor_finds_a_broken_artifact(capsys: pytest.CaptureFixture[str]) -> N
     assert cli.run_command(["doctor"]) == 0
     assert cli.run_command(["doctor", "--deep"]) == 1
     assert "changed content" in capsys.readouterr().out
+
+
+def test_a_name_alone_is_a_run_that_is_pushed_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("flows.commands.forget.changes_for", lambda *named: given.extend(named) or ("made",))
+    monkeypatch.setattr(cli, "run", lambda experiment, **rest: given.extend([experiment, rest]) or 0)
+    command = ["forget", "Ann Bell", "--model", "folder", "--push-to-hub", "me/mine", "--public", "--set", "a.b=1"]
+    assert cli.run_command(command) == 0
+    rest = {"changes": ("made",), "dry_run": False, "push_to_hub": "me/mine", "public": True, "as_json": False}
+    assert given == ["Ann Bell", "folder", "person", "default", ("a.b=1",), "default", rest]

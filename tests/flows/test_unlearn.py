@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -265,6 +266,20 @@ def test_model_without_a_gold_twin_beside_it_is_judged_without(ran: tuple[Outcom
     assert {"js_gold", "forget_quality", "uds", "privacy_leak"} <= missing
     assert all(row["gold"] is None for row in rows)
     assert assessment.verdict.verdict
+
+
+def test_model_in_a_folder_is_read_in_the_type_that_the_experiment_says(
+    ran: tuple[Outcome, Journal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, _ = ran
+    shutil.copytree(folder_of(outcome.unlearned.artifact) / outcome.unlearned.model.location, tmp_path / "copy")
+    seen: list[str] = []
+    for name in ("prepare", "look_inside", "check_model"):
+        monkeypatch.setattr(f"flows.evaluate.{name}", lambda *_: SimpleNamespace(models=SimpleNamespace(base=None)))
+    monkeypatch.setattr("flows.evaluate.assess", lambda _, __, model, *___, **____: seen.append(model.dtype))
+    for dtype in ("float32", "bfloat16"):
+        evaluate.fn(str(tmp_path / "copy"), "quick", [f"model.dtype={dtype}"])
+    assert seen == ["float32", "bfloat16"]
 
 
 @pytest.mark.parametrize(
