@@ -213,23 +213,26 @@ def _alignment(experiment: Experiment, shape: Shape, whole: int, autoencoders: i
     targets = max(1, len(experiment.roles.targets))
     drawn = {name: settings.steps * count if name == "retain" else min(TARGET_QUESTIONS * targets, settings.steps * count)
              for name, count in rows.items()}  # fmt: skip
-    held, tokens, positions, passes = 0, 0.0, 0.0, 0.0
+    held, tokens, positions, passes, frozen = 0, 0.0, 0.0, 0.0, 0.0
     for name, needs in method.reads.items():
-        distributions = drawn[name] * LONGEST * shape.vocabulary * of.FLOAT
-        held += distributions * (("reference answers" in needs) + ("unknown answers" in needs))
+        answers = drawn[name] * LONGEST
+        held += answers * shape.width * size * ("reference answers" in needs)
+        held += answers * shape.vocabulary * of.FLOAT * ("unknown answers" in needs)
         held += drawn[name] * STATES * sites * shape.width * of.FLOAT * ("reference states" in needs)
         answered = ("answers" in needs) + ("restored answers" in needs)
         run = rows[name] * (length + ANSWER) * max(1, answered)
         tokens, positions = tokens + run, positions + rows[name] * ANSWER * answered
+        frozen += rows[name] * ANSWER * ("reference answers" in needs)
         passes += max(1, answered)
     held += 2 * drawn["forget"] * method.references * STATES * sites * shape.width * of.FLOAT
     kept = of.kept_bytes(
         shape, round(tokens / parts), size, checkpointing=settings.checkpointing, adapters=kind == "lora"
     )
     working = kept + of.distribution_bytes(shape, round(positions / parts), size)
+    working += of.FLOAT * shape.vocabulary * round(frozen / parts)
     each = of.operations(shape, tokens, heads=positions) * (4 if settings.checkpointing else 3)
     before = of.operations(shape, sum(drawn.values()) * (length + ANSWER) * (1 + method.references / 10))
-    operations = settings.steps * each + before
+    operations = settings.steps * (each + of.operations(shape, 0, heads=frozen)) + before
     reading = settings.steps * (parts * passes * 3 * whole + 2 * beside) / BANDWIDTH
     seconds = max(operations / (throughput * 1e12), reading)
     return StageEstimate("alignment", 1, whole + autoencoders, beside, held, working, whole, operations, seconds)

@@ -40,6 +40,8 @@ class Forward:
     states: Mapping[Site, Float[Tensor, "B S D"]]
     log_probabilities: Float[Tensor, "B A V"] | None
     """Next-token distribution at the answer positions, nats."""
+    final: Float[Tensor, "B A D"] | None = None
+    """States after the final norm there, where the distributions are to be made of them later."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,8 @@ class Start:
     student: LoadedModel
     """Still the starting model, not yet set to train."""
     groups: Batch
-    """Every row that will be drawn, with `student` and `reference` both what the starting model says of it."""
+    """Every row that will be drawn, with the starting model's states as those of both `student` and `reference`; whoever
+    wants its answers runs the rows."""
     given: Given
     run: Callable[..., Forward]
     """run(rows, sites, states=True, answers=True) -> Forward of the student as it is, gradients as torch is set."""

@@ -82,12 +82,16 @@ def compute(
     return compute_together(loaded, [Asked(rows, states, answers, **more)], sites)[0]
 
 
-def compute_together(loaded: LoadedModel, asked: Sequence[Asked], sites: Sequence[Site]) -> list[Forward]:
+def compute_together(
+    loaded: LoadedModel, asked: Sequence[Asked], sites: Sequence[Site], *, distributions: bool = True
+) -> list[Forward]:
     """One pass over the tokens of all rows without padding, equal beginnings once, gradients as torch is set.
 
     It ends after the last position that is asked for, and after the last site when nobody asks for answers. Rows with
     restored states are asked for alone, for another's equal beginning would be changed with theirs; and of several,
     all begin at one block, as `read_below` keeps them.
+
+    distributions  whether answers are distributions, or the states that `distributions_of` makes them of.
     """
     below, restored = asked[0].below, asked[0].restored
     assert len(asked) == 1 or not any(each.restored for each in asked)
@@ -135,14 +139,21 @@ def compute_together(loaded: LoadedModel, asked: Sequence[Asked], sites: Sequenc
     hidden = torch.cat([output.last_hidden_state.flatten(0, 1) for _, output in passes])
     places = [nodes[at + each.rows.answer_positions] for each, at in zip(asked, firsts, strict=True) if each.answers]
     distinct, which = torch.cat([place.flatten() for place in places]).unique(return_inverse=True)
-    log_probabilities = logits_of(loaded, hidden[distinct]).float().log_softmax(-1)
+    values = distributions_of(loaded, hidden[distinct]) if distributions else hidden[distinct]
     of_each = iter(
-        log_probabilities.index_select(0, entry).unflatten(0, place.shape)
+        values.index_select(0, entry).unflatten(0, place.shape)
         for place, entry in zip(places, which.split([place.numel() for place in places]), strict=True)
     )
-    return [
-        Forward(states, next(of_each) if each.answers else None) for each, states in zip(asked, picked, strict=True)
-    ]
+    made = []
+    for each, states in zip(asked, picked, strict=True):
+        said = next(of_each) if each.answers else None
+        made.append(Forward(states, said) if distributions else Forward(states, None, said))
+    return made
+
+
+def distributions_of(loaded: LoadedModel, final: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+    """Log-probabilities of the next token, nats, from states after the final norm."""
+    return logits_of(loaded, final).float().log_softmax(-1)
 
 
 def _cut(rows: Rows, lengths: Int[Tensor, " B"]) -> list[list[int]]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from storage.records import Site, UsageError
-from tasks.alignment.method import Forward, Given, Group
+from tasks.alignment.method import Forward, Given, Group, Start
 
 ENCODED_AT_ONCE = 1024
 """Positions whose activations of all latents are held together."""
@@ -43,6 +43,18 @@ def retain_likelihood(retain: Group) -> Float[Tensor, ""]:
     mask = retain.rows.answer_mask | retain.rows.end_mask
     each = -(token_log_probabilities(retain, retain.student) * mask).sum(-1) / mask.sum(-1)
     return each.mean()
+
+
+@torch.no_grad()
+def starting_likelihood(start: Start, at_once: int = 64) -> float:
+    """R_nll of the starting model on every retain row that will be drawn, so many rows at a time."""
+    rows = start.groups["retain"].rows
+    total = 0.0
+    for index in torch.arange(len(rows), device=rows.ids.device).split(at_once):
+        part = rows.pick(index)
+        forward = start.run(part, (), states=False, answers=True)
+        total += float(retain_likelihood(Group(part, forward, None))) * len(part)
+    return total / len(rows)
 
 
 def retain_divergence(retain: Group) -> Float[Tensor, ""]:

@@ -20,7 +20,7 @@ from tasks.alignment.examples import Rows, make_rows
 from tasks.alignment.material import Material
 from tasks.alignment.method import Edit, Forward, Given, Group, Method, Start, Trained
 from tasks.alignment.parameters import training_parameters
-from tasks.alignment.passes import Asked, Below, compute, compute_together, read_below
+from tasks.alignment.passes import Asked, Below, compute, compute_together, distributions_of, read_below
 from tasks.alignment.projection import GeometricProjection
 from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.stopping import stop_rule
@@ -82,8 +82,8 @@ def align_model(
 
     keep  where an adapter that was trained is written to.
 
-    No second model is held: the starting model's states and distributions on the rows that will be drawn are
-    computed before the first step. Where adapters train, passes with these switched off would give the same, and take a
+    No second model is held: the starting model's states on the rows that will be drawn are computed before the first
+    step, and what it answers follows from them, because the head never trains. Where adapters train, passes with these switched off would give the same, and take a
     forward pass of every group in every step for what is computed here once a row; and weights have no such switch.
 
     Raises: UsageError for a step with fewer rows than parts; ArithmeticError when the loss is not finite or nothing
@@ -216,16 +216,18 @@ def _freeze(
 def _in_parts(
     loaded: LoadedModel, rows: Rows, drawn: Sequence[int], sites: Sequence[Site], *, states: bool, answers: bool
 ) -> Forward:
+    """Answers are kept as the states that the head reads: of a large vocabulary a hundredth of the distributions."""
     parts = []
     for start in range(0, len(drawn), AT_ONCE):
         index = torch.tensor(drawn[start : start + AT_ONCE])
         # Untrimmed, so that the parts have equally many positions.
-        parts.append(compute(loaded, rows.pick(index).to(loaded.device), sites, states=states, answers=answers))
+        asked = Asked(rows.pick(index).to(loaded.device), states, answers)
+        parts += compute_together(loaded, [asked], sites, distributions=False)
+    final = [part.final for part in parts if part.final is not None]
     return Forward(
         {site: torch.cat([part.states[site] for part in parts]) for site in parts[0].states},
-        torch.cat([part.log_probabilities for part in parts if part.log_probabilities is not None])
-        if answers
-        else None,
+        None,
+        torch.cat(final) if final else None,
     )
 
 
@@ -287,7 +289,7 @@ def _starting_groups(
     """Every drawn row, with what is known of it before the first step."""
     groups = {}
     for name, each in frozen.items():
-        forward = each.forward or Forward({}, None)
+        forward = Forward({} if each.forward is None else each.forward.states, None)
         rows = material.groups[name].pick(torch.tensor(drawn[name])).to(student.device)
         index = torch.arange(len(drawn[name]), device=student.device)
         groups[name] = Group(rows, forward, forward, each.unknown, each.known, each.unknown_answers, index)
@@ -342,8 +344,10 @@ def _before(student: LoadedModel, rows: Rows, chosen: list[int], frozen: Frozen)
     index = torch.tensor([frozen.place[row] for row in chosen], device=student.device)
     reference = None
     if frozen.forward is not None:
-        before = frozen.forward
-        log_p = None if before.log_probabilities is None else before.log_probabilities[index]
+        before, log_p = frozen.forward, None
+        if before.final is not None:
+            with torch.no_grad():
+                log_p = distributions_of(student, before.final[index])
         reference = Forward({site: state[index] for site, state in before.states.items()}, log_p)
     unknown, known = ({site: state[index] for site, state in kind.items()} for kind in (frozen.unknown, frozen.known))
     strangers = None if frozen.unknown_answers is None else frozen.unknown_answers[index]

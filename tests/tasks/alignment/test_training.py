@@ -13,8 +13,12 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from storage.records import Site
 from tasks.alignment import passes, training
 from tasks.alignment.examples import Rows, make_rows
+from tasks.alignment.material import gather_material
+from tasks.alignment.method import Group
 from tasks.alignment.methods.latent.sae_guided import SaeGuided
+from tasks.alignment.methods.likelihood.kl_min import KLMin
 from tasks.alignment.passes import Asked, compute, compute_together
+from tasks.alignment.training import align_model
 from tasks.models.families import family_of
 from tasks.models.forward import takes_ancestor_mask
 from tasks.models.load import LoadedModel
@@ -167,3 +171,30 @@ def test_steps_begin_at_the_lowest_block_that_trains_and_give_the_same(
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
     for name, value in model.model.state_dict().items():
         torch.testing.assert_close(value, other.model.state_dict()[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_what_the_starting_model_answers_is_kept_as_states_of_its_width(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is what a second model would say in every step, while the student learns."""
+    kept: list[Any] = []
+    seen: list[Group] = []
+    before = training._in_parts
+    monkeypatch.setattr(training, "_in_parts", lambda *given, **more: kept.append(before(*given, **more)) or kept[-1])
+    own = KLMin.loss
+    monkeypatch.setattr(
+        KLMin, "loss", lambda self, batch, given: seen.append(batch["retain"]) or own(self, batch, given)
+    )
+    student = small.model()
+    settings = small.settings(steps=3, learning_rate=1e-2)
+    material = gather_material(student, small.facts, KLMin(), settings)
+    align_model(student, KLMin(), material, small.autoencoders, small.latents, settings)
+    (forward,) = kept
+    assert forward.log_probabilities is None
+    assert forward.final.shape[-1] == 16
+    for group in seen:
+        expected = compute(small.model(), group.rows, (), states=False, answers=True).log_probabilities
+        assert group.reference is not None
+        counts = group.rows.answer_mask | group.rows.end_mask
+        torch.testing.assert_close(group.reference.log_probabilities[counts], expected[counts])
+    assert not torch.allclose(seen[-1].student.log_probabilities, seen[-1].reference.log_probabilities, atol=1e-3)

@@ -27,7 +27,7 @@ import torch
 
 from storage.records import setting
 from tasks.alignment.method import Batch, Given, Loss, Start, Trained
-from tasks.alignment.terms import answer_mean, retain_likelihood
+from tasks.alignment.terms import answer_mean, retain_likelihood, starting_likelihood
 
 
 @dataclass(eq=False)
@@ -61,7 +61,7 @@ class PDU(Trained):
     """Share of the steps, at the beginning, during which μ stays as it is."""
 
     def prepare(self, start: Start) -> _Dual:
-        return _Dual(retain_likelihood(start.groups["retain"]).item() + self.margin, self.retain_weight)
+        return _Dual(starting_likelihood(start) + self.margin, self.retain_weight)
 
     def loss(self, batch: Batch, given: Given) -> Loss:
         forget, retain, dual = batch["forget"], batch["retain"], given.prepared

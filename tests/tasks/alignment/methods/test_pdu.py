@@ -20,7 +20,8 @@ def retain_loss(p: float) -> float:
 def started(method: PDU, retain: Group, steps: int) -> Given:
     nothing: Any = None
     given = Given((), {}, {}, {}, 0, steps)
-    return dataclasses.replace(given, prepared=method.prepare(Start(nothing, {"retain": retain}, given, nothing)))
+    start = Start(nothing, {"retain": retain}, given, lambda *_, **__: retain.student)
+    return dataclasses.replace(given, prepared=method.prepare(start))
 
 
 def at(method: PDU, given: Given, step: int, forget: Group, retain: Group) -> Loss:
