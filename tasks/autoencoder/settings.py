@@ -15,7 +15,8 @@ class AutoencoderSettings:
     """Published autoencoders, one a site, instead of training some: `RELEASE:ID` of sae-lens, `OWNER/NAME:FOLDER` or
     `hub:OWNER/NAME/…/params.npz` on a hub, `folder:PATH`, `npz:PATH`; each may end in `@REVISION` or `#HOOK`."""
     explained: float = setting(0.3, minimum=0.0, maximum=1.0)
-    """Least share of the variance that a published one must explain of the model's states."""
+    """Least share of the variance that one must explain of the model's states: below it a published one is refused, and of
+    one trained here the log warns."""
     architecture: str = setting("topk", choices=("topk", "batchtopk", "matryoshka", "jumprelu", "route"))
     """All but `jumprelu` set the number of active latents directly; that one is pulled toward it by its loss, and states
     where it arrives. `matryoshka` is a batchtopk of which the first latents must do by themselves too. `route` trains one top-k autoencoder for all sites, with a router that picks the site of each token."""
