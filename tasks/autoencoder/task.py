@@ -49,7 +49,7 @@ def train_autoencoders(activations: ActivationRef, settings: AutoencoderSettings
                 "autoencoder   %s: explains %.2f of the variance with %.1f active latents, %.0f %% dead%s",
                 *(row["site"], row["explained_variance"], row["active"], 100 * row["dead"], routed),
             )
-            if row["explained_variance"] < settings.explained:
+            if float(row["explained_variance"]) < settings.explained:
                 logger.warning(
                     "autoencoder   %s explains less than autoencoder.explained = %g: its latents say little of the model; "
                     "raise autoencoder.steps or autoencoder.latents, or read more entities",
