@@ -100,6 +100,7 @@ def estimate(experiment: Experiment, throughput: float = THROUGHPUT) -> dict[str
         "layers": shape.layers,
         "width": shape.width,
         "dtype": experiment.model.dtype,
+        "placement": experiment.model.placement,
         "throughput_tflops": throughput,
         "peak_bytes": most.peak,
         "peak_stage": most.stage,

@@ -92,9 +92,10 @@ def print_estimate(document: dict[str, Any]) -> None:
 
 def estimate_line(document: dict[str, Any]) -> str:
     """The estimate in one line."""
+    alone = "" if document["placement"] == "one" else " were it to hold the whole model"
     return (
         f"estimate: {document['parameters'] / 1e9:.2f} billion parameters in {document['dtype']}; at most "
-        f"{sized(document['peak_bytes'])} on the device ({document['peak_stage']}), {sized(document['disk_bytes'])} on disk, "
+        f"{sized(document['peak_bytes'])} on the device{alone} ({document['peak_stage']}), {sized(document['disk_bytes'])} on disk, "
         f"{duration(document['seconds'])} of computing at {document['throughput_tflops']:g} TFLOP/s"
     )
 

@@ -142,3 +142,11 @@ def test_the_command_says_it_before_anything_is_loaded(
     assert run_command(["run", "quick", "--dry-run", "--json"]) == 0
     assert "estimate" not in json.loads(capsys.readouterr().out), "the testbed needs none"
     assert not list(own_home.rglob("*.safetensors"))
+
+
+def test_a_model_that_is_divided_is_estimated_as_if_on_one_device_and_it_is_said(
+    shaped: Callable[..., Experiment],
+) -> None:
+    one, spread = (estimate_line(estimate(shaped("gpt2-small", f"model.placement={how}"))) for how in ("one", "spread"))
+    assert "on the device (" in one
+    assert spread == one.replace("on the device (", "on the device were it to hold the whole model (")
