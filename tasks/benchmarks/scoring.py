@@ -24,7 +24,7 @@ MOST = 16
 
 
 def scoring_variants(loaded: LoadedModel, size: Size, work: Workload, peers: bool = True) -> list[Variant]:
-    """Every candidate of every question. Ours also reads whether the model would give it and then end."""
+    """Every candidate of every question."""
     half = half_precision(loaded)
     pairs = [(*question.prompt, *answer) for question in work.questions for answer in question.answers]
     inputs = sum(len(pair) - 1 for pair in pairs)
@@ -32,7 +32,8 @@ def scoring_variants(loaded: LoadedModel, size: Size, work: Workload, peers: boo
         len(part) * (max(map(len, part)) - 1) for part in (pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH))
     )
     starts = [len(question.prompt) - 1 for question in work.questions for _ in question.answers]
-    plan = plan_for(loaded, pairs, [range(start, len(pair)) for start, pair in zip(starts, pairs, strict=True)])
+    read = [pair[:-1] for pair in pairs]
+    plan = plan_for(loaded, read, [range(start, len(pair)) for start, pair in zip(starts, read, strict=True)])
     ours = sum(batch.tokens.size for batch in plan.batches)
     variants = [
         Variant(LOOP, lambda: _loop(loaded, work), tokens=inputs),
@@ -100,7 +101,7 @@ def with_claims(section: Section, one: tuple[float, float], many: tuple[float, f
 
 def _ours(loaded: LoadedModel, work: Workload) -> Run:
     answers = [question.answers for question in work.questions]
-    return lambda _: score_answers(loaded, work.prompts, answers).log_probability
+    return lambda _: score_answers(loaded, work.prompts, answers, append_eos=False).log_probability
 
 
 def _loop(loaded: LoadedModel, work: Workload) -> Run:

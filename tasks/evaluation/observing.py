@@ -61,7 +61,8 @@ def observe_answers(
         for question, wrong in zip(encoded, questions["wrong"], strict=True)
     ]
     prompts = [question.prompt for question in encoded]
-    scores = score_answers(loaded, prompts, scored, per_token=True, budget=token_budget)
+    # What is said is decoded below, so that nobody asks whether an answer would end where it does.
+    scores = score_answers(loaded, prompts, scored, append_eos=False, per_token=True, budget=token_budget)
     longest = _new_tokens(own_words)
     said = greedy(loaded, prompts, max_new_tokens=longest)
     text = texts(loaded, said)

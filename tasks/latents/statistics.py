@@ -13,11 +13,13 @@ from torch import Tensor
 from tasks.latents.settings import LatentSettings
 from tasks.models.sae import Autoencoder
 
-CHUNK = 512
+CHUNK = 256
 """Rows encoded at once: memory stays flat however many rows there are."""
 LATENTS_AT_ONCE = 65536
 """Latents encoded at once, in wider autoencoders: memory stays flat however many latents there are."""
 POSITIONS = ("name_last", "prompt_last")
+BY_PRE_ACTIVATION = ("standard", "jumprelu", "topk")
+"""Architectures that are on where one pre-activation is large enough, and then as much as it is."""
 
 Active = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, " n"]]
 """(row, latent, value) of what is on."""
@@ -28,29 +30,24 @@ def encode_sparse(
     autoencoder: Autoencoder, states: Float[Tensor, "N D"], latents_at_once: int = LATENTS_AT_ONCE
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(row, latent, value) of every latent that is on, by latent and then row."""
-    whole = autoencoder.latents <= latents_at_once
+    direct = autoencoder.architecture in BY_PRE_ACTIVATION
     found = []
     for start in range(0, len(states), CHUNK):
         part = states[start : start + CHUNK].to(autoencoder.device)
-        row, latent, value = (
-            _active(autoencoder.encode(part)) if whole else _in_parts(autoencoder, part, latents_at_once)
-        )
+        if direct:
+            row, latent, value = _in_parts(autoencoder, part, latents_at_once)
+        else:
+            activation = autoencoder.encode(part)
+            row, latent = activation.nonzero(as_tuple=True)
+            value = activation[row, latent]
         found.append((row + start, latent, value))
     at, which, how_much = (torch.cat(each).cpu().numpy() for each in zip(*found, strict=True))
-    order = np.lexsort((at, which))
+    order = np.argsort(which, kind="stable")  # of one latent the rows are in order already
     return at[order].astype(np.int32), which[order].astype(np.int32), how_much[order].astype(np.float32)
 
 
-def _active(activation: Float[Tensor, "B K"]) -> Active:
-    row, latent = activation.nonzero(as_tuple=True)
-    return row, latent, activation[row, latent]
-
-
 def _in_parts(autoencoder: Autoencoder, states: Float[Tensor, "B D"], at_once: int) -> Active:
-    """What `encode` says, no more than so many latents being held at a time.
-
-    Raises: UsageError for an autoencoder without a single pre-activation.
-    """
+    """What `encode` says, no more than so many latents being held at a time, nor any activation that is zero."""
     threshold, largest = autoencoder.threshold, autoencoder.largest
     found: list[Active] = []
     best = states.new_empty(len(states), 0)
@@ -59,11 +56,11 @@ def _in_parts(autoencoder: Autoencoder, states: Float[Tensor, "B D"], at_once: i
         part = slice(start, min(start + at_once, autoencoder.latents))
         before = autoencoder.pre_activations(states, part)
         if threshold is not None:
-            row, latent, value = _active(before.relu() * (before > threshold[part]))
-            found.append((row, latent + start, value))
+            row, latent = (before > threshold[part].clamp(min=0)).nonzero(as_tuple=True)
+            found.append((row, latent + start, before[row, latent]))
         else:
-            best = torch.cat([best, before], 1)
-            which = torch.cat([which, torch.arange(part.start, part.stop, device=which.device).expand_as(before)], 1)
+            here, place = before.topk(min(largest, before.shape[1]))
+            best, which = torch.cat([best, here], 1), torch.cat([which, place + start], 1)
             best, place = best.topk(min(largest, best.shape[1]))
             which = which.gather(1, place)
     if threshold is None:

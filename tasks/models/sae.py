@@ -79,7 +79,7 @@ class Autoencoder:
         Raises: UsageError for gated autoencoders, which decide by a second encoder.
         """
         weight, bias = self.encoder_columns(latents)
-        return self.sae.process_sae_in(x) @ weight + bias
+        return torch.nn.functional.linear(self.sae.process_sae_in(x), weight.T, bias)  # adds in place
 
     def encoder_columns(
         self, latents: Int[Tensor, " k"] | slice | None = None

@@ -72,12 +72,13 @@ def measured(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Callable[
     """Calls the door on three shards; and how many rows were encoded."""
     encoded: list[int] = []
 
-    def encode(x: torch.Tensor) -> torch.Tensor:
+    def taken_in(x: torch.Tensor) -> torch.Tensor:
         encoded.append(len(x))
-        return x * (x > 0.5)
+        return x
 
     config = SimpleNamespace(d_in=WIDTH, d_sae=WIDTH, architecture=lambda: "jumprelu")
-    sae = SimpleNamespace(cfg=config, W_enc=torch.eye(WIDTH), encode=encode)
+    each, nothing = torch.full((WIDTH,), 0.5), torch.zeros(WIDTH)
+    sae = SimpleNamespace(cfg=config, W_enc=torch.eye(WIDTH), b_enc=nothing, threshold=each, process_sae_in=taken_in)
     monkeypatch.setattr("tasks.models.sae.load_sae", lambda folder, device: Autoencoder(sae))
     index = {
         "question": np.repeat(np.arange(ENTITIES), ROWS),

@@ -29,6 +29,8 @@ def _autoencoder(architecture: str) -> Autoencoder:
 
     config = SimpleNamespace(d_in=7, d_sae=23, k=4, architecture=lambda: architecture)
     sae = SimpleNamespace(cfg=config, W_enc=columns, b_enc=bias, process_sae_in=lambda x: x, encode=encode)
+    if architecture == "gated":
+        del sae.b_enc
     if architecture == "jumprelu":
         sae.threshold = threshold
     return Autoencoder(sae)
@@ -48,6 +50,15 @@ def test_sparse_encoding_holds_what_is_on_however_few_latents_are_held(architect
     assert list(zip(latent, row, strict=True)) == sorted(zip(latent, row, strict=True))
 
 
+def test_what_has_no_single_pre_activation_is_encoded_as_it_says() -> None:
+    autoencoder = _autoencoder("gated")
+    states = torch.randn(300, 7, generator=torch.Generator().manual_seed(0))
+    row, latent, value = encode_sparse(autoencoder, states)
+    dense = np.zeros((300, 23), dtype=np.float32)
+    dense[row, latent] = value
+    np.testing.assert_array_equal(dense, autoencoder.encode(states).numpy())
+
+
 def test_no_more_latents_are_encoded_at_once_than_may_be() -> None:
     class Watched(Autoencoder):
         def pre_activations(self, x, latents=None):  # type: ignore[no-untyped-def]
@@ -57,7 +68,7 @@ def test_no_more_latents_are_encoded_at_once_than_may_be() -> None:
 
     widths: list[int] = []
     encode_sparse(Watched(_autoencoder("jumprelu").sae), torch.zeros(600, 7), 10)
-    assert widths == [10, 10, 3] * 2
+    assert widths == [10, 10, 3] * 3, "three chunks of states"
 
 
 def world(folder: Path) -> dict[str, np.ndarray]:
