@@ -54,7 +54,7 @@ def write_report(
     folder = folder_of(world.artifact)
     named = read_table(folder / "entities.parquet", columns=["entity", "name", "type"])
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
-    whole = {each.name: each for each in observed if each.population and each.relearning}
+    whole = {each.name: each for each in observed if each.population}
     dense, active = _encoders(sae)
     artifacts = [
         *(
