@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from storage.records import Site, UsageError
 from tasks.models.families import linear_weights
 from tasks.models.load import LoadedModel
-from tasks.models.plan import Batch, Plan, plan_buckets, plan_trie
+from tasks.models.plan import ROW, WIDE, Batch, Plan, plan_buckets, plan_trie
 
 logger = logging.getLogger("sae_unlearn")
 
@@ -279,7 +279,7 @@ def plan_for(
     longest = 1 + max((position for positions in wanted for position in positions), default=0)
     window = getattr(loaded.config, "sliding_window", None)
     if (window is None or longest <= window) and takes_ancestor_mask(loaded):
-        return plan_trie(sequences, wanted, budget=budget)
+        return plan_trie(sequences, wanted, budget=budget, row=ROW if loaded.width < WIDE else 2 * ROW)
     return plan_buckets(sequences, wanted, budget=budget)
 
 

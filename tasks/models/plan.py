@@ -19,8 +19,10 @@ from jaxtyping import Bool, Int
 from storage.records import UsageError
 
 ROW = 64
-"""Nodes in a row, at most: longer rows repeat fewer ancestors, shorter ones spend less on attention. At width 576 rows
-of 32 to 128 cost the same within 5%; at width 128 rows of 64 cost a quarter less than rows of 128."""
+"""Nodes in a row, at most: longer rows repeat fewer ancestors, shorter ones spend less on attention. At width 128 rows
+of 64 cost a quarter less than rows of 128."""
+WIDE = 512
+"""Width from which rows of twice as many are run: at 576 they cost the same for prompts, and a tenth less for answers."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -243,9 +243,8 @@ def test_sae_guided_without_pull_and_push_is_its_retain_term() -> None:
     retain = Group(rows, student, Forward({SITE: old}, made.reference.log_probabilities))
     unknown = {SITE: torch.randn(ROWS, 2, 4, WIDTH, generator=generator, dtype=torch.float64)}
     forget = Group(rows, Forward({SITE: now}, None), Forward({SITE: old}, None), unknown, unknown)
-    sae = SimpleNamespace(
-        W_enc=torch.eye(WIDTH, dtype=torch.float64), b_enc=torch.zeros(WIDTH), cfg=None, process_sae_in=lambda x: x
-    )
+    columns, bias = torch.eye(WIDTH, dtype=torch.float64), torch.zeros(WIDTH, dtype=torch.float64)
+    sae = SimpleNamespace(W_enc=columns, b_enc=bias, cfg=None, process_sae_in=lambda x: x)
     given = Given((SITE,), {SITE: Autoencoder(sae)}, {}, {SITE: scale}, 0)
     chosen = method("sae_guided", pull=0.0, push=0.0, answers=0.0, erase=0.0, retain_states=3.0, retain_answers=0.5)
 
