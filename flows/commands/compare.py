@@ -18,6 +18,9 @@ from flows.commands.options import (
     whole_numbers,
 )
 
+ACROSS = 6
+"""Methods beside each other in a printed table."""
+
 
 def compare(
     *,
@@ -86,10 +89,12 @@ def compare(
         made["folder"] = str(result.folder)
         print_run(chosen.name, log.runs, made)
     else:
-        # Turned, scores down and methods across: a table of many scores fits no terminal.
+        # Turned, scores down and methods across, a few at a time: a table of many scores fits no terminal.
         scores, by_method = pivot(result.summary, result.verdicts, result.paired)
-        header, *lines = zip(scores, *by_method, strict=True)
-        print_table(header, lines, title=f"{result.cells} cells of '{chosen.name}'", numbers=header[1:])
+        for start in range(0, len(by_method), ACROSS):
+            header, *lines = zip(scores, *by_method[start : start + ACROSS], strict=True)
+            title = "" if start else f"{result.cells} cells of '{chosen.name}'"
+            print_table(header, lines, title=title, numbers=header[1:])
         print(f"as Markdown, Parquet and figure: {result.folder}")
         if result.tracked:
             print(f"a run a cell: sae-unlearn ui, experiment '{result.tracked}'")
