@@ -79,7 +79,7 @@ def compare(
         result = flow(
             experiment, asked or None, names, count, numbers, list(changes), trials, validation, worlds, list(add)
         )
-    from flows.commands.console import print_run, print_table
+    from flows.commands.console import print_run
     from flows.comparing.comparison import pivot
 
     if as_json:
@@ -89,16 +89,20 @@ def compare(
         made["folder"] = str(result.folder)
         print_run(chosen.name, log.runs, made)
     else:
-        # Turned, scores down and methods across, a few at a time: a table of many scores fits no terminal.
-        scores, by_method = pivot(result.summary, result.verdicts, result.paired)
-        for start in range(0, len(by_method), ACROSS):
-            header, *lines = zip(scores, *by_method[start : start + ACROSS], strict=True)
-            title = "" if start else f"{result.cells} cells of '{chosen.name}'"
-            print_table(header, lines, title=title, numbers=header[1:])
+        print_turned(*pivot(result.summary, result.verdicts, result.paired), f"{result.cells} cells of '{chosen.name}'")
         print(f"as Markdown, Parquet and figure: {result.folder}")
         if result.tracked:
             print(f"a run a cell: sae-unlearn ui, experiment '{result.tracked}'")
     return 1 if result.failures else 0
+
+
+def print_turned(scores: Sequence[str], by_method: Sequence[Sequence[str]], title: str) -> None:
+    """Scores down and methods across, a few at a time: a table of many scores fits no terminal."""
+    from flows.commands.console import print_table
+
+    for start in range(0, len(by_method), ACROSS):
+        header, *lines = zip(scores, *by_method[start : start + ACROSS], strict=True)
+        print_table(header, lines, title="" if start else title, numbers=header[1:])
 
 
 def _foresee(given: Sequence[Any], parts: Sequence[str], name: str, as_json: bool) -> int:

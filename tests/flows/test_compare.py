@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flows import cli
+from flows.commands.compare import print_turned
 from flows.compare import compare
 from flows.comparing.cells import Cell, run_cell, wanted
 from flows.comparing.comparison import kept
@@ -207,3 +208,13 @@ def test_dry_run_of_a_comparison_computes_nothing(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert "4 cells with targets that the model has to be asked for" in out
     assert sorted(artifacts_root().rglob("*")) == before
+
+
+def test_many_methods_are_printed_a_few_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    print_turned(["method", "recall"], [[f"m{number}", f"0.{number}"] for number in range(8)], "8 cells")
+    printed = capsys.readouterr().out
+    heads = [line.split() for line in printed.splitlines() if line.startswith(" method")]
+    assert heads == [["method", *(f"m{number}" for number in range(6))], ["method", "m6", "m7"]]
+    values = [line.split()[1:] for line in printed.splitlines() if line.startswith(" recall")]
+    assert [value for line in values for value in line] == [f"0.{number}" for number in range(8)]
+    assert printed.count("8 cells") == 1
