@@ -1,13 +1,13 @@
 """Free text about an entity as rows to train on: each sentence that names it, from the name on.
 
 A sentence is a row like a question's: its prompt ends with the word that holds the end of the name, what follows is the
-answer. What has nothing before or after it to learn from (no name, or nothing after the name) is left out.
+answer. A sentence without the name, or with nothing after it, is left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage.records import UsageError
@@ -82,6 +82,6 @@ def with_passages(
     return table
 
 
-def _listed(names: Collection[str]) -> str:
-    shown = sorted(names)[:5]
+def _listed(names: Sequence[str]) -> str:
+    shown = names[:5]
     return ", ".join(map(repr, shown)) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")

@@ -16,7 +16,7 @@ from torch import Tensor
 from storage.records import Site
 from tasks.alignment.examples import Rows
 from tasks.alignment.method import Forward
-from tasks.models.forward import beginning_at, captured, edited, logits_of, plan_for, read_sites, run_batch
+from tasks.models.forward import beginning_at, captured, distributions_of, edited, plan_for, read_sites, run_batch
 from tasks.models.load import LoadedModel
 from tasks.models.plan import Batch
 
@@ -111,9 +111,9 @@ def compute_together(
     for start, batch in zip(starts, plan.batches, strict=False):
         node[batch.item] = start + batch.row * batch.tokens.shape[1] + batch.node
     nodes = torch.from_numpy(node).to(loaded.device)
-    first = torch.cat(lengths).cumsum(0) - torch.cat(lengths)
-    firsts = [each[:, None] for each in first.split([len(each.rows) for each in asked])]
-    source = None if below is None else _kept_at([each.below for each in asked if each.below], lengths)
+    every = torch.cat(lengths)
+    firsts = (every.cumsum(0) - every)[:, None].split([len(each.rows) for each in asked])
+    source = None if below is None else _kept_at([each.below for each in asked if each.below], every)
     passes = []
     for start, batch in zip(starts.tolist(), plan.batches, strict=False):
         with contextlib.ExitStack() as stack:
@@ -151,19 +151,14 @@ def compute_together(
     return made
 
 
-def distributions_of(loaded: LoadedModel, final: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-    """Log-probabilities of the next token, nats, from states after the final norm."""
-    return logits_of(loaded, final).float().log_softmax(-1)
-
-
 def _cut(rows: Rows, lengths: Int[Tensor, " B"]) -> list[list[int]]:
     return [ids[:length] for ids, length in zip(rows.ids.tolist(), lengths.tolist(), strict=True)]
 
 
-def _kept_at(below: Sequence[Below], lengths: Sequence[Int[Tensor, " B"]]) -> Int[Tensor, " n"]:
+def _kept_at(below: Sequence[Below], lengths: Int[Tensor, " B"]) -> Int[Tensor, " n"]:
     """Where each token of each row is kept among the states."""
     begins = torch.cat([each.start for each in below]).tolist()
-    return torch.cat([torch.arange(a, a + n) for a, n in zip(begins, torch.cat(list(lengths)).tolist(), strict=True)])
+    return torch.cat([torch.arange(a, a + n) for a, n in zip(begins, lengths.tolist(), strict=True)])
 
 
 def _laid_out(batch: Batch, state: Float[Tensor, "N D"], source: Int[Tensor, " n"]) -> Float[Tensor, "R T D"]:

@@ -65,7 +65,7 @@ def recalled_no_more(student: LoadedModel, validation: Validation) -> bool:
 
 @torch.no_grad()
 def lies_among_unknown(student: LoadedModel, validation: Validation, sites: Sequence[Site]) -> bool:
-    """Whether moreover it is no farther from unknown entities than their median."""
+    """Whether the target is recalled no more than unknown entities, and no farther from them than their median."""
     if not recalled_no_more(student, validation):
         return False
     target = _states(student, [validation.target], sites)[0]

@@ -132,23 +132,19 @@ def _turns(forget_set: ForgetSet, settings: AlignmentSettings) -> list[tuple[str
 def _facts(world: World, forget_set: ForgetSet, settings: AlignmentSettings) -> Facts:
     from tasks.alignment.material import Facts
     from tasks.alignment.passages import with_passages
-    from tasks.answers.judging import own_words
+    from tasks.answers.judging import names_of, own_words
 
     source = folder_of(world.artifact)
     entities = read_table(source / "entities.parquet")
     roles = read_table(folder_of(forget_set.artifact) / "roles.parquet")
-    questions, role_of = (
-        read_table(source / "questions.parquet"),
-        dict(zip(roles["entity"], roles["role"], strict=True)),
-    )
+    questions = read_table(source / "questions.parquet")
+    role_of = dict(zip(roles["entity"], roles["role"], strict=True))
     if settings.forget_by != "questions":
         passages: dict[str, list[str]] = {}
         if (source / "passages.parquet").exists():
             for entity, text in zip(*read_table(source / "passages.parquet").values(), strict=True):
                 passages.setdefault(entity, []).append(text)
-        forms = zip(entities["name"], entities["aliases"], strict=True)
-        names = {entity: [name, *aliases] for entity, (name, aliases) in zip(entities["entity"], forms, strict=True)}
-        questions = with_passages(questions, passages, names, role_of, settings.forget_by)
+        questions = with_passages(questions, passages, names_of(entities), role_of, settings.forget_by)
     return Facts(
         questions,
         role_of,

@@ -20,13 +20,13 @@ from tasks.alignment.examples import Rows, make_rows
 from tasks.alignment.material import Material
 from tasks.alignment.method import Edit, Forward, Given, Group, Method, Start, Trained
 from tasks.alignment.parameters import training_parameters
-from tasks.alignment.passes import Asked, Below, compute, compute_together, distributions_of, read_below
+from tasks.alignment.passes import Asked, Below, compute, compute_together, read_below
 from tasks.alignment.projection import GeometricProjection
 from tasks.alignment.settings import AlignmentSettings
 from tasks.alignment.stopping import stop_rule
 from tasks.alignment.terms import retain_likelihood
 from tasks.models.adapters import Keeping
-from tasks.models.forward import read_sites, recomputed
+from tasks.models.forward import distributions_of, read_sites, recomputed
 from tasks.models.intervention import detach
 from tasks.models.load import LoadedModel
 from tasks.models.prompts import Question
@@ -83,8 +83,9 @@ def align_model(
     keep  where an adapter that was trained is written to.
 
     No second model is held: the starting model's states on the rows that will be drawn are computed before the first
-    step, and what it answers follows from them, because the head never trains. Where adapters train, passes with these switched off would give the same, and take a
-    forward pass of every group in every step for what is computed here once a row; and weights have no such switch.
+    step, and what it answers follows from them, because the head never trains. Where adapters train, passes with these
+    switched off would give the same, and take a forward pass of every group in every step for what is computed here once
+    a row; and weights have no such switch.
 
     Raises: UsageError for a step with fewer rows than parts; ArithmeticError when the loss is not finite or nothing
     moved that was to train.
@@ -313,7 +314,8 @@ def _run_groups(
     asked = {}
     for name, group in before.items():
         below = frozen[name].below
-        if below is not None and group.index is not None:
+        if below is not None:
+            assert group.index is not None
             below = below.of(group.index)
         asked[name] = Asked(group.rows, "states" in needs[name], "answers" in needs[name], below)
     found: dict[str, Group] = {}

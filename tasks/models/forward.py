@@ -210,6 +210,11 @@ def logits_of(loaded: LoadedModel, hidden: Float[Tensor, "*B D"]) -> Float[Tenso
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
+def distributions_of(loaded: LoadedModel, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+    """Log-probabilities of the next token, nats, float32, of states after the final norm."""
+    return logits_of(loaded, hidden).float().log_softmax(-1)
+
+
 @torch.no_grad()
 def read_sites(
     loaded: LoadedModel,
@@ -256,7 +261,7 @@ def next_token_log_probabilities(
     found = torch.empty(plan.items, loaded.vocabulary, dtype=dtype, device=loaded.device)
     for batch in plan.batches:
         hidden, which = final_states(loaded, batch, plan.trie)
-        log_p = logits_of(loaded, hidden).float().log_softmax(-1).to(dtype)
+        log_p = distributions_of(loaded, hidden).to(dtype)
         found[torch.from_numpy(batch.item).to(loaded.device)] = log_p[which]
     return found
 

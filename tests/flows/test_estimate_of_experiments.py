@@ -80,7 +80,8 @@ def test_autoencoders_are_listed_for_this_model_and_these_layers(name: str) -> N
 def test_what_runs_is_pinned_to_a_commit_or_the_header_says_that_it_is_not(name: str) -> None:
     chosen = load_experiment(name)
     assert re.fullmatch(r"[^@]+@[0-9a-f]{40}", chosen.model.name)
-    pinned = [bool(re.search(r"@[0-9a-f]{40}$", written)) for written in chosen.autoencoder.sources]
+    sources = [parse_source(written) for written in chosen.autoencoder.sources]
+    pinned = [bool(re.fullmatch(r"[0-9a-f]{40}", source.revision)) for source in sources]
     assert len(set(pinned)) == 1
     unpinned = "of the autoencoders' repository none could be confirmed"
     assert (unpinned in " ".join((EXPERIMENTS / f"{name}.toml").read_text().replace("#", " ").split())) is not pinned[0]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from storage.records import Site, UsageError
 from tasks.alignment.examples import Rows
 from tasks.alignment.method import Forward
-from tasks.models.forward import logits_of, run_decoder
+from tasks.models.forward import distributions_of, run_decoder
 from tasks.models.load import LoadedModel
 
 ROWS_AT_ONCE = 32
@@ -90,7 +90,7 @@ def plain_pass(
     states, output = run_decoder(student, rows.ids, rows.mask, sites=sites, input_ids=None, inputs_embeds=read)
     each = torch.arange(len(rows), device=rows.ids.device)[:, None]
     hidden = output.last_hidden_state[each, rows.answer_positions]
-    return states, Forward({}, logits_of(student, hidden).float().log_softmax(-1))
+    return states, Forward({}, distributions_of(student, hidden))
 
 
 def parts_of(rows: Rows) -> Iterator[Rows]:
