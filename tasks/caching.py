@@ -22,7 +22,7 @@ import inspect
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +177,14 @@ class Stage:
             "code": keys.code_digests(roots),
         }
 
+    def directly(self, key: str, explained: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The function itself, without Prefect, its artifact under this key and with this explanation in its manifest."""
+        token = _running.set((self.name, key, dict(explained), Usage()))
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            _running.reset(token)
+
     def _task(self) -> prefect.Task[..., Any]:
         @functools.wraps(self.function)
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -184,11 +192,7 @@ class Stage:
             bound.apply_defaults()
             explanation = self.explanation(dict(bound.arguments))
             logger.info("%-13s computing", self.name)
-            token = _running.set((self.name, keys.digest(explanation), explanation, Usage()))
-            try:
-                return self.function(*args, **kwargs)
-            finally:
-                _running.reset(token)
+            return self.directly(keys.digest(explanation), explanation, *args, **kwargs)
 
         policy = ContentKey(
             door=self, isolation_level=IsolationLevel.SERIALIZABLE, lock_manager=OperatingSystemLocks(home() / "locks")

@@ -301,8 +301,7 @@ def _validations(
             raise UsageError(
                 f'[alignment] stop = "{stop}" needs questions about each target to set aside, of which there are {len(own)}, '
                 f"and at least {FEWEST_UNKNOWN} unknown entities of its type that are no reference, of which there are "
-                f"{len(free)}; lower alignment.settings.reference_entities, raise entities.unknown_reference, or use a "
-                "larger world"
+                f"{len(free)}; {_more_to_validate_on(bool(own))}"
             )
         rows = answering_rows(questions, strangers, [(row, entity) for row in own for entity in free])
         sentences = in_other_names(loaded, questions, encoded, strangers, rows)
@@ -315,6 +314,13 @@ def _validations(
             )
         )
     return found
+
+
+def _more_to_validate_on(own: bool) -> str:
+    """What to change, by whether it is questions about the target that lack, or entities."""
+    if not own:
+        return "where a target is forgotten by its passages alone, use forget_by = 'both'; else more wordings of a fact"
+    return "lower alignment.settings.reference_entities, raise entities.unknown_reference, or use a larger world"
 
 
 def _wanted(

@@ -19,8 +19,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from storage.artifacts import artifacts_root, building, folder_of
 from storage.records import ActivationRef, Answers, Artifact, Asking, ModelRef, Site, UsageError, World, to_document
 from storage.tables import read_table, write_table
-from storage.usage import Usage
-from tasks import caching
 from tasks.activations.extraction import rows_to_read
 from tasks.activations.settings import ActivationSettings
 from tasks.activations.task import extract_activations
@@ -40,8 +38,6 @@ import tasks.activations.task as door
 from storage.artifacts import whole_file
 from storage.records import from_document
 from storage.tables import write_table, write_whole_table
-from storage.usage import Usage
-from tasks import caching
 from tasks.activations.settings import ActivationSettings
 
 def write(path, columns):
@@ -52,9 +48,8 @@ def write(path, columns):
         os.kill(os.getpid(), signal.SIGKILL)
 
 door.write_whole_table = write
-caching._running.set(("activations", "made", {}, Usage()))
 settings = ActivationSettings(layers=(0, 1), dtype="float32", shard_sequences=16)
-door.extract_activations.function(*map(from_document, json.loads(sys.argv[1])), settings)
+door.extract_activations.directly("made", {}, *map(from_document, json.loads(sys.argv[1])), settings)
 """
 
 
@@ -103,11 +98,7 @@ def asked(own_home: Path, tmp_path: Path) -> tuple[ModelRef, World, Answers]:
 
 def _extract(*inputs: Any, key: str = "made", settings: ActivationSettings = SETTINGS) -> ActivationRef:
     """The door's own function, without Prefect around it."""
-    token = caching._running.set(("activations", key, {}, Usage()))
-    try:
-        made: ActivationRef = extract_activations.function(*inputs, settings)
-    finally:
-        caching._running.reset(token)
+    made: ActivationRef = extract_activations.directly(key, {}, *inputs, settings)
     return made
 
 

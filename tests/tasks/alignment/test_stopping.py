@@ -314,4 +314,5 @@ def test_questions_to_set_aside_and_to_train_on_are_both_needed(small: Any) -> N
     )  # fmt: skip
     with pytest.raises(UsageError, match="questions about each target to set aside, of which there are 0") as refused:
         gather_material(small.model(), single, GradDiff(), rule(small), ["Lund"])
+    assert "forget_by = 'both'" in str(refused.value)
     assert "\n" not in str(refused.value)

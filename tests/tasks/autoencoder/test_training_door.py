@@ -9,8 +9,6 @@ import torch
 from storage.artifacts import building
 from storage.records import ActivationRef, Site
 from storage.tables import write_table
-from storage.usage import Usage
-from tasks import caching
 from tasks.autoencoder.settings import AutoencoderSettings
 from tasks.autoencoder.task import train_autoencoders
 from tasks.models.states import to_stored
@@ -25,11 +23,8 @@ def test_what_explains_too_little_is_told_of(
         columns = {"question": np.arange(200), "residual_1": to_stored(states, "float32")}
         write_table(build.folder / "part-00000.parquet", columns)
     settings = AutoencoderSettings(latents=16, active=8, steps=300, batch_size=64, explained=explained)
-    token = caching._running.set(("autoencoder", "made", {}, Usage()))
-    try:
-        with caplog.at_level(logging.WARNING, logger="sae_unlearn"):
-            train_autoencoders.function(ActivationRef(build.artifact, (Site(1),), "float32", 200), settings)
-    finally:
-        caching._running.reset(token)
+    activations = ActivationRef(build.artifact, (Site(1),), "float32", 200)
+    with caplog.at_level(logging.WARNING, logger="sae_unlearn"):
+        train_autoencoders.directly("made", {}, activations, settings)
     said = [line for line in caplog.messages if "residual_1 explains less than autoencoder.explained = 1" in line]
     assert len(said) == warned == len(caplog.messages)

@@ -15,8 +15,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from storage import artifacts
 from storage.records import Asking, ModelRef, World
 from storage.tables import read_table, write_table
-from storage.usage import Usage
-from tasks import caching
 from tasks.entities.asking import ask, hits_exactly
 from tasks.entities.settings import AskingSettings, LabelSettings
 from tasks.entities.task import ask_model, label_answers
@@ -109,8 +107,8 @@ def test_a_model_from_elsewhere_is_asked_in_its_own_words(loaded: LoadedModel, t
         more = {"exposure": ["given", "invented"], "candidate": np.array([True, False]), "aliases": [["wordal"], []]}
         write_table(world.folder / "entities.parquet", entities | more)
     model = ModelRef("folder", str(tmp_path), "0" * 32, chat=True)
-    caching._running.set(("answers", "b" * 32, {}, Usage()))
-    found = ask_model.function(model, World(world.artifact, "here", 2, 3), AskingSettings(samples=2, answer_tokens=3))
+    asked = World(world.artifact, "here", 2, 3)
+    found = ask_model.directly("b" * 32, {}, model, asked, AskingSettings(samples=2, answer_tokens=3))
     assert found.entities == 2
     folder = artifacts.folder_of(found.artifact)
     said = read_table(folder / "said.parquet")
@@ -118,11 +116,9 @@ def test_a_model_from_elsewhere_is_asked_in_its_own_words(loaded: LoadedModel, t
     assert all(len(each) == 2 for each in said["sampled"])
     told = json.loads((folder / "asked.json").read_text())
     assert told["chat_template"] == hashlib.sha256(template.encode()).hexdigest()
-    caching._running.set(("entities", "d" * 32, {}, Usage()))
-    labelled = label_answers.function(World(world.artifact, "here", 2, 3), found, LabelSettings())
+    labelled = label_answers.directly("d" * 32, {}, asked, found, LabelSettings())
     assert (labelled.known, labelled.unknown, labelled.dropped) == (0, 2, 0)
     assert found.asking == labelled.asking == Asking("said", 3)
-    caching._running.set(("answers", "c" * 32, {}, Usage()))
-    exact = ask_model.function(model, World(world.artifact, "here", 2, 3), AskingSettings(asking="exact"))
+    exact = ask_model.directly("c" * 32, {}, model, asked, AskingSettings(asking="exact"))
     assert not (artifacts.folder_of(exact.artifact) / "said.parquet").exists()
     assert exact.asking == Asking("exact")

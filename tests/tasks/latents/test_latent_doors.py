@@ -27,8 +27,6 @@ from storage.records import (
     World,
 )
 from storage.tables import read_table, write_table
-from storage.usage import Usage
-from tasks import caching
 from tasks.latents.settings import LatentSettings
 from tasks.latents.task import measure_latents, select_latents
 from tasks.models.sae import Autoencoder
@@ -44,15 +42,6 @@ def _kept(stage: str, tables: dict[str, dict[str, Any]], key: str = "made") -> A
         for name, columns in tables.items():
             write_table(build.folder / f"{name}.parquet", columns)
     return build.artifact
-
-
-def _call(door: caching.Stage, key: str, *inputs: Any) -> Any:
-    """The door's own function, without Prefect around it."""
-    token = caching._running.set((door.name, key, {}, Usage()))
-    try:
-        return door.function(*inputs)
-    finally:
-        caching._running.reset(token)
 
 
 def _states() -> dict[str, np.ndarray]:
@@ -91,7 +80,7 @@ def measured(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Callable[
     activations = ActivationRef(_kept("activations", tables), SITES, len(index["question"]), WIDTH)
     world = World(_kept("world", {"questions": {"entity": [f"e{number}" for number in range(ENTITIES)]}}), "", 0, 0)
     autoencoders = SaeRef(_kept("autoencoder", {}), SITES, WIDTH)
-    return lambda key: _call(measure_latents, key, world, activations, autoencoders), encoded
+    return lambda key: measure_latents.directly(key, {}, world, activations, autoencoders), encoded
 
 
 def _select(latents: LatentStats, known: np.ndarray, key: str) -> LatentSelection:
@@ -104,9 +93,9 @@ def _select(latents: LatentStats, known: np.ndarray, key: str) -> LatentSelectio
     }
     entities = EntitySet(_kept("entities", {"entities": labelled}, key), 0, 0, 0, Asking("exact"))
     roles = _kept("targets", {"roles": {"entity": ["e0"], "role": ["target"]}}, key)
-    found: LatentSelection = _call(
-        select_latents,
+    found: LatentSelection = select_latents.directly(
         key,
+        {},
         latents,
         entities,
         ForgetSet(roles, ("e0",), Asking("exact")),

@@ -14,8 +14,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from storage.artifacts import building, folder_of
 from storage.records import Artifact, Asking, ModelRef, Observations, QuestionSet, UnlearnedModel, UsageError
 from storage.tables import read_table, write_table
-from storage.usage import Usage
-from tasks import caching
 from tasks.models.load import load_model
 from tasks.models.scoring import score_answers
 from tasks.models.worlds import encode_world
@@ -69,10 +67,9 @@ def test_the_saved_model_scores_as_observed_or_the_run_ends(own_home: Path, tmp_
     made = sealed("alignment", lambda folder: save(folder / "model", 1))
     base = ModelRef("folder", str(tmp_path / "base"), "0" * 32)
     unlearned = UnlearnedModel(made, ModelRef("artifact", "model", artifact=made), "no_op")
-    caching._running.set(("reloading", "r" * 32, {"stage": "reloading"}, Usage()))
     right = Observations(observed(folder_of(made) / "model"))
-    settings = ReloadingSettings(device="cpu")
-    record = reload.function(base, unlearned, questions, right, settings)
+    settings, explained = ReloadingSettings(device="cpu"), {"stage": "reloading"}
+    record = reload.directly("r" * 32, explained, base, unlearned, questions, right, settings)
     table = read_table(folder_of(record.artifact) / "reloading.parquet")
     assert (record.questions, record.reader) == (3, "plain transformers")
     assert record.apart == max(table["apart"]) < 1e-5
@@ -80,4 +77,4 @@ def test_the_saved_model_scores_as_observed_or_the_run_ends(own_home: Path, tmp_
     assert set(table["split"]) == {"forget", "retain", "neighbours"}
     wrong = Observations(observed(tmp_path / "base"))
     with pytest.raises(UsageError, match="scores 3 of 3 answers otherwise than the run did"):
-        reload.function(base, unlearned, questions, wrong, settings)
+        reload.directly("r" * 32, explained, base, unlearned, questions, wrong, settings)

@@ -8,8 +8,6 @@ from typing import Any
 
 from storage.artifacts import folder_of
 from storage.records import ModelRef, ReloadedModel
-from storage.usage import Usage
-from tasks import caching
 from tasks.report.settings import CardSettings
 from tasks.report.task import release
 
@@ -25,8 +23,8 @@ def test_the_release_is_the_model_with_its_cards(make_results: Callable[..., Any
     (base / "README.md").write_text("---\nlicense: mit\n---\n")
     reloaded = ReloadedModel(results.unlearned.artifact, 48, 7e-7, "plain transformers")
     for named in (False, True):
-        caching._running.set(("release", f"{named:032d}", {"stage": "release"}, Usage()))
-        released = release.function(
+        released = release.directly(
+            f"{named:032d}", {"stage": "release"},
             ModelRef("folder", str(base), "e" * 32), results.world, results.forget_set, results.unlearned,
             results.scorecard, results.verdict, reloaded, (("alignment.steps", "60"),), "0.1.0", CardSettings(named),
         )  # fmt: skip

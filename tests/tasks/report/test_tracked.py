@@ -15,8 +15,6 @@ from storage.artifacts import building, folder_of
 from storage.records import ReleasedModel, Report
 from storage.tables import read_table
 from storage.tracking import RunContent, Written
-from storage.usage import Usage
-from tasks import caching
 from tasks.report.task import track
 from tasks.report.tracked import HEADLINE, description, score_metrics, training_curves
 
@@ -101,9 +99,9 @@ def test_the_door_sends_the_run_and_keeps_where_it_is(
         (build.folder / "report.html").write_text("page")
         (build.folder / "figures").mkdir()
     released = ReleasedModel(results.unlearned.artifact, results.unlearned.model)
-    caching._running.set(("tracking", "t" * 32, {"stage": "tracking"}, Usage()))
     parameters = (("alignment.seed", "3"),)
-    tracked = track.function(
+    tracked = track.directly(
+        "t" * 32, {"stage": "tracking"},
         "sqlite:///x", "id", "default", results.world, results.model, results.forget_set, results.unlearned, released, results.scorecard,
         results.verdict, Report(build.artifact), parameters,
     )  # fmt: skip
