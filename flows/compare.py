@@ -12,7 +12,7 @@ from typing import Any
 from prefect import flow
 
 from flows.comparing.cells import Cell, Wanted, cell_of, cells_of, run_alignment, run_cell, validation_targets, wanted
-from flows.comparing.comparison import as_runs, keep, paired_with_best, summarise
+from flows.comparing.comparison import as_runs, each_once, keep, paired_with_best, summarise
 from flows.comparing.parts import describe, read_parts
 from flows.comparing.tuning import Tuned, score_for_tuning, tune
 from flows.results import table_rows as rows_of
@@ -98,7 +98,7 @@ def compare(
         raise UsageError(f"no cell of the comparison could be run; the first says: {failures[0]}")
     name = f"{asked.worlds[0].name}-{digest([[cell.key for cell in cells], sorted(others.cells)])[:12]}"
     tracked = _track(f"comparison {name}", cells, rows, verdicts)
-    rows, verdicts = others.rows + rows, others.verdicts + verdicts
+    rows, verdicts = each_once(others.rows + rows), others.verdicts + verdicts
     scoring = asked.worlds[0].scoring
     summary = summarise(rows, scoring.bootstrap_draws, scoring.confidence)
     paired = paired_with_best(rows, scoring.bootstrap_draws, scoring.confidence)

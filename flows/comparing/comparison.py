@@ -39,11 +39,15 @@ SHOWN = (
 """Columns of the printed table; the Parquet files hold every score."""
 
 
+def each_once(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a score of a model, on one target with one seed: base and gold come with every cell anew."""
+    return list({tuple(row[name] for name in (*PLACE, "target", "seed")): row for row in rows}.values())
+
+
 def summarise(rows: Sequence[dict[str, Any]], draws: int, confidence: float) -> list[dict[str, Any]]:
     """One row a tail, method, metric, split and site: mean over cells, interval, how many cells were `ok`."""
-    once = {tuple(row[name] for name in (*PLACE, "target", "seed")): row for row in rows}
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in once.values():
+    for row in each_once(rows):
         groups.setdefault(tuple(row[name] for name in PLACE), []).append(row)
     summary = []
     for place, members in sorted(groups.items()):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.comparing.cells import Cell, Wanted
-from flows.comparing.comparison import kept
+from flows.comparing.comparison import each_once, kept
 from flows.comparing.tuning import Tuned
 from flows.config import Experiment, flat_settings
 from storage.records import UsageError
@@ -89,7 +89,7 @@ def read_parts(folders: Sequence[str], asked: Wanted) -> Parts:
         new = {_place(row) for row in verdicts}
         shared_rows = ("(base)", "(gold)")
         found.rows.extend(
-            row for row in kept(Path(folder), "cells") if row["method"] in shared_rows or _place(row) in new
+            row for row in each_once(kept(Path(folder), "cells")) if row["method"] in shared_rows or _place(row) in new
         )
         found.verdicts.extend(verdicts)
         if (Path(folder) / "trials.parquet").is_file():

@@ -13,7 +13,17 @@ import pytest
 
 from flows.comparing import cells
 from flows.comparing.cells import Cell, validation_targets, wanted
-from flows.comparing.comparison import SHOWN, as_runs, keep, kept, markdown, paired_with_best, pivot, summarise
+from flows.comparing.comparison import (
+    SHOWN,
+    as_runs,
+    each_once,
+    keep,
+    kept,
+    markdown,
+    paired_with_best,
+    pivot,
+    summarise,
+)
 from flows.comparing.parts import describe, read_parts
 from flows.comparing.tuning import Tuned
 from flows.experiment import Experiment
@@ -61,6 +71,15 @@ def test_what_every_cell_has_in_common_counts_once() -> None:
     rows = [row("(base)", "a", 0.1), row("(base)", "a", 0.1), row("(base)", "b", 0.3)]
     found = the(summary_of(rows), method="(base)")
     assert (found["cells"], found["value"]) == (2, pytest.approx(0.2))
+
+
+def test_base_and_gold_are_kept_once_however_many_cells_bring_them(tmp_path: Path) -> None:
+    rows = [row("npo", "a", 0.5), row("(gold)", "a", 0.9), row("dpo", "a", 0.4), row("(gold)", "a", 0.9)]
+    assert each_once(rows) == rows[:3]
+    asked = wanted("quick", ["npo"], trials=2)
+    tables = {"cells": rows, "summary": [], "verdicts": VERDICTS, "paired": []}
+    keep(tmp_path, tables, describe(asked, ()), [])
+    assert [each["method"] for each in read_parts([str(tmp_path)], asked).rows].count("(gold)") == 1
 
 
 def test_cells_whose_own_interval_holds_the_ideal_are_counted() -> None:
